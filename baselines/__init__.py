@@ -1,0 +1,1 @@
+"""Systems that `nesf` is compared with, behind the same interface."""

@@ -1,0 +1,191 @@
+"""Crystals in the report: which ones to show, their cards, and what the 3-D view draws."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eval import elements
+from eval.cells import Cell, fault
+from eval.metrics import standard_cart_coords
+from eval.scores import MATCH_METRICS, METRICS
+from eval.table import format_value
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+_FACE_TOLERANCE = 0.1  # Å: atoms this near a face are drawn on the opposite face, too
+_PAIR_SCORES = ("position_error_actual", "species_error_actual", "length_mae", "match_rmse")
+
+
+@dataclass(frozen=True)
+class CrystalPair:
+    """A true and a reconstructed crystal to be drawn side by side.
+
+    Attributes:
+        id: the crystal's id.
+        true: the reference.
+        reconstructed: the prediction; None where there is none.
+        scores: its row of `eval.evaluate.evaluate`'s "rows".
+        case: why it is shown: "worst", "median", "random", ...
+    """
+
+    id: str
+    true: Structure
+    reconstructed: Structure | None
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    case: str = ""
+
+
+def select_cases(
+    rows: Sequence[Mapping[str, Any]],
+    worst: int = 4,
+    median: int = 2,
+    random: int = 6,
+    seed: int = 0,
+) -> list[tuple[str, str]]:
+    """Choose crystals worth looking at, each once.
+
+    Args:
+        rows: "rows" of `eval.evaluate.evaluate`.
+        worst: how many of the worst: failures first, then wrong elements, then positions.
+        median: how many from the middle of the same order.
+        random: how many at random.
+        seed: of the random ones.
+
+    Returns:
+        Pairs of id and case ("worst", "median" or "random").
+    """
+
+    def badness(row: Mapping[str, Any]) -> tuple[bool, bool, float]:
+        miscounted = row["num_atoms"] != row["num_atoms_predicted"]
+        position, species = row["position_error_actual"], row["species_error_actual"]
+        return row["failure"] is not None, miscounted, position + species / 100
+
+    order = [row["id"] for row in sorted(rows, key=badness, reverse=True)]
+    middle = max(0, len(order) // 2 - median // 2)
+    shuffled = np.random.default_rng(seed).permutation(len(order))
+    groups = {
+        "worst": order[:worst],
+        "median": order[middle : middle + median],
+        "random": [order[i] for i in shuffled],
+    }
+    chosen: dict[str, str] = {}
+    for case, names in groups.items():
+        for name in names:
+            full = case == "random" and list(chosen.values()).count("random") >= random
+            if not full:
+                chosen.setdefault(name, case)
+    return list(chosen.items())
+
+
+def pairs_section(pairs: Sequence[CrystalPair]) -> str:
+    """HTML cards with a place for each 3-D view; report.js draws into them, in order."""
+    if not pairs:
+        return ""
+    cards = "".join(_pair_card(pair) for pair in pairs)
+    return (
+        '<section><h2>Crystals</h2><p class="soft">True and reconstructed cells; drag to turn '
+        "both, scroll to zoom. Atoms on a face are drawn on the opposite face, too.</p>"
+        f'<div class="pairs">{cards}</div></section>'
+    )
+
+
+def _pair_card(pair: CrystalPair) -> str:
+    units = {metric.name: (metric.title, metric.unit) for metric in METRICS + MATCH_METRICS}
+    scores: dict[str, str] = {}
+    if pair.scores:
+        found, true = pair.scores["num_atoms_predicted"], pair.scores["num_atoms"]
+        scores["atoms"] = f"{found} of {true}" if found != true else str(true)
+    for name in _PAIR_SCORES:
+        if pair.scores.get(name) is not None:
+            title, unit = units[name]
+            short = title.split(",")[0].replace(" of the matched", "")
+            scores[short] = format_value(pair.scores[name], unit)
+    if pair.scores.get("failure"):
+        scores = {"failure": str(pair.scores["failure"])}
+    numbers = set(pair.true.atomic_numbers)
+    numbers |= set(pair.reconstructed.atomic_numbers) if pair.reconstructed else set()
+    legend = "".join(
+        f'<li><i style="background:{elements.color(z)}"></i>{elements.symbol(z)}</li>'
+        for z in sorted(numbers)
+    )
+    badge = f'<span class="badge {escape(pair.case)}">{escape(pair.case)}</span>' * bool(pair.case)
+    stages = "".join(
+        f'<figure class="stage"><div class="view" data-side="{side}"></div>'
+        f"<figcaption>{side}</figcaption></figure>"
+        for side in ("true", "reconstructed")
+    )
+    return (
+        f'<article class="pair"><header><h3>{escape(pair.id)}</h3>'
+        f'<span class="formula">{escape(pair.true.composition.reduced_formula)}</span>{badge}'
+        f'</header><div class="stages">{stages}</div><ul class="legend">{legend}</ul>'
+        f"{facts_list(scores, 'scores')}</article>"
+    )
+
+
+def crystal_data(pairs: Sequence[CrystalPair]) -> str:
+    """What report.js draws: cells and atoms of every pair, and how elements look, as JSON."""
+    numbers: set[int] = set()
+    drawn = []
+    for pair in pairs:
+        sides: dict[str, Any] = {}
+        for side, structure in (("true", pair.true), ("reconstructed", pair.reconstructed)):
+            cell = None if structure is None else Cell.from_structure(structure)
+            sides[side] = None if cell is None or fault(cell) else _drawn_crystal(cell)
+            numbers |= set() if cell is None else set(cell.atomic_numbers.tolist())
+        drawn.append({"id": pair.id, **sides})
+    kinds = {
+        elements.symbol(z): {"color": elements.color(z), "radius": elements.drawn_radius(z)}
+        for z in sorted(numbers)
+    }
+    return _json_for_html({"elements": kinds, "pairs": drawn})
+
+
+def _drawn_crystal(cell: Cell) -> dict[str, Any]:
+    """Cell and atoms in the standard orientation, Å, atoms on faces once for each face."""
+    frac, symbols = [], []
+    for number, coords in zip(cell.atomic_numbers, cell.frac_coords % 1.0, strict=True):
+        near = _FACE_TOLERANCE / cell.lengths
+        choices = [
+            (x, x + 1) if x < eps else (x, x - 1) if x > 1 - eps else (x,)
+            for x, eps in zip(coords, near, strict=True)
+        ]
+        images = list(itertools.product(*choices))
+        frac += images
+        symbols += [elements.symbol(number)] * len(images)
+    corners = Cell(cell.lattice, np.eye(3), np.zeros(3))
+    cart = standard_cart_coords(Cell(cell.lattice, np.array(frac), np.zeros(len(frac))))
+    return {
+        "lattice": standard_cart_coords(corners).round(3).tolist(),
+        "atoms": [[name, *xyz] for name, xyz in zip(symbols, cart.round(3).tolist(), strict=True)],
+        "num_atoms": len(cell),
+    }
+
+
+def facts_list(facts: Mapping[str, object], kind: str) -> str:
+    """Names and values as an HTML list of class `kind`."""
+    items = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in facts.items()
+    )
+    return f'<dl class="{kind}">{items}</dl>' if items else ""
+
+
+def escape(value: object) -> str:
+    """Text that HTML shows as it is."""
+    return html.escape(str(value), quote=True)
+
+
+def _json_for_html(value: object) -> str:
+    """JSON that no HTML parser reads as markup."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

@@ -1,0 +1,252 @@
+"""Score one set of crystals against another, joined by id: ours, or any other model's."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eval.cells import Cell
+from eval.matching import Match, MatchOptions, match_pairs, random_sites
+from eval.scores import (
+    MATCH_METRICS,
+    METRICS,
+    CrystalScore,
+    estimate_ratios,
+    match_tally,
+    score_crystal,
+    score_row,
+    summarize,
+)
+from eval.sources import gather
+from eval.symmetry import SYMPREC, refine_symmetry
+from eval.table import format_table, write_rows
+from nesf.atomic import atomic_write
+from nesf.errors import InputError
+
+if TYPE_CHECKING:
+    from eval.sources import Source
+
+__all__ = ["evaluate", "evaluate_files", "format_table"]
+
+SCHEMA_VERSION = 1
+# true atom counts, first and last
+ATOM_COUNT_BINS = ((1, 4), (5, 8), (9, 16), (17, 32), (33, None))
+
+
+def evaluate(
+    predicted: Source,
+    reference: Source,
+    *,
+    matching: bool = True,
+    match_options: MatchOptions | None = None,
+    refine: bool = False,
+    chance_crystals: int = 1000,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Score predicted crystals against reference crystals of the same ids.
+
+    Every reference crystal counts, whatever became of its prediction; what a failure scores is
+    said in `eval.metrics`. Predicted crystals that no reference asks for are listed, not scored.
+
+    Args:
+        predicted: files that `nesf.data.readers` reads, rows that it has read, or pairs of id and
+            Structure (None: the model gave nothing).
+        reference: likewise; rows that the reader refuses are listed and not scored.
+        matching: whether to run StructureMatcher.
+        match_options: its tolerances and time limit.
+        refine: whether to score the predictions a second time after `refine_symmetry`.
+        chance_crystals: how many reference crystals (a seeded draw) give StructureMatcher's chance
+            level: true cell and elements, uniformly random positions.
+        bootstrap: resamples for the 95 % intervals.
+        seed: of resamples and chance level.
+        workers: processes for reading and matching; by default one a CPU core.
+        progress: whether to show progress bars.
+
+    Returns:
+        A JSON-able dict: "metrics", "refined" (or None), "chance" (or None), "by_num_atoms",
+        "rows", "failures", "match_failures", "counts", "not_in_reference", "reference_rejected",
+        "settings". Each figure is {"value", "low", "high"}.
+
+    Raises:
+        InputError: duplicate ids, no usable reference, or no id in common.
+    """
+    match_options = match_options or MatchOptions(workers=workers)
+    truth, reference_reasons, unreadable = gather(reference, "reference", workers, progress)
+    guesses, reasons, _ = gather(predicted, "predicted", workers, progress)
+    names = sorted(truth)
+    if not names:
+        raise InputError("no reference crystal can be scored")
+    if not (guesses.keys() | reasons.keys()) & truth.keys():
+        raise InputError(
+            "no predicted id is among the reference ids; the two sets are joined by id "
+            f"(a reference id is {names[0]!r})"
+        )
+    scores = _score(names, truth, guesses, matching, match_options, "matching", progress)
+    refined = None
+    if refine:
+        better = {name: refine_symmetry(cell) for name, cell in guesses.items() if name in truth}
+        refined = _score(names, truth, better, matching, match_options, "refined", progress)
+    chance = None
+    if matching:
+        chance = _chance(names, truth, chance_crystals, match_options, bootstrap, seed, progress)
+    failures = [{"id": s.id, "reason": reasons.get(s.id, s.failure)} for s in scores if s.failure]
+    strangers = sorted((guesses.keys() | reasons.keys()) - truth.keys() - reference_reasons.keys())
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "counts": {
+            "reference": len(names),
+            "predicted": len(guesses) + len(reasons),
+            "failures": len(failures),
+            "not_in_reference": len(strangers),
+            "reference_rejected": len(unreadable),
+        },
+        "metrics": summarize(scores, bootstrap=bootstrap, seed=seed),
+        "refined": refined and summarize(refined, bootstrap=bootstrap, seed=seed),
+        "chance": chance,
+        "by_num_atoms": _by_num_atoms(scores, bootstrap, seed),
+        "failures": failures,
+        "match_failures": [
+            {"id": s.id, "reason": s.match.failure}
+            for s in scores
+            if s.match and s.match.failure and not s.failure
+        ],
+        "not_in_reference": strangers,
+        "reference_rejected": unreadable,
+        "rows": [score_row(score) for score in scores],
+        "settings": _settings(match_options, refine, bootstrap, seed),
+    }
+
+
+def evaluate_files(
+    predicted: str | Sequence[str],
+    reference: str | Sequence[str],
+    *,
+    json_file: str | None = None,
+    rows_file: str | None = None,
+    refine: bool = False,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    workers: int | None = None,
+    timeout_s: float = 20.0,
+) -> int:
+    """`nesf evaluate`: print the table, list what failed, write JSON and CSV.
+
+    Args:
+        predicted: files or folders of predicted crystals.
+        reference: files or folders of reference crystals.
+        json_file: where to write the whole result.
+        rows_file: where to write one CSV row a crystal.
+        refine: score symmetry-refined predictions beside the raw ones.
+        bootstrap: resamples for the intervals.
+        seed: of resamples and chance level.
+        workers: processes.
+        timeout_s: time limit for one StructureMatcher pair, s.
+
+    Returns:
+        Exit code: 0, or 1 if a prediction is a failure or a reference could not be read.
+    """
+    result = evaluate(
+        predicted,
+        reference,
+        match_options=MatchOptions(timeout_s=timeout_s, workers=workers),
+        refine=refine,
+        bootstrap=bootstrap,
+        seed=seed,
+        workers=workers,
+    )
+    print(format_table(result))
+    for message in _troubles(result):
+        print(message, file=sys.stderr)
+    if rows_file is not None:
+        write_rows(rows_file, result["rows"])
+    if json_file is not None:
+        with atomic_write(json_file) as file:
+            file.write(json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
+    troubled = ("failures", "match_failures", "reference_rejected")
+    return 1 if any(result[name] for name in troubled) else 0
+
+
+def _score(
+    names: Sequence[str],
+    truth: dict[str, Cell],
+    guesses: dict[str, Cell],
+    matching: bool,
+    options: MatchOptions,
+    title: str,
+    progress: bool,
+) -> list[CrystalScore]:
+    pairs = [(guesses.get(name), truth[name]) for name in names]
+    matches: Sequence[Match | None] = [None] * len(pairs)
+    if matching:
+        matches = match_pairs(pairs, options, progress=title if progress else None)
+    return [
+        score_crystal(name, true, guess, match)
+        for name, (guess, true), match in zip(names, pairs, matches, strict=True)
+    ]
+
+
+def _chance(
+    names: Sequence[str],
+    truth: dict[str, Cell],
+    limit: int,
+    options: MatchOptions,
+    bootstrap: int,
+    seed: int,
+    progress: bool,
+) -> dict[str, Any]:
+    """Match rate and RMSE of random positions in the true cells."""
+    order = np.random.default_rng(seed).permutation(len(names))[:limit]
+    drawn = [names[i] for i in sorted(order)]
+    pairs = [(random_sites(truth[name], seed, name), truth[name]) for name in drawn]
+    matches = match_pairs(pairs, options, progress="chance level" if progress else None)
+    tallies = np.array([match_tally(match) for match in matches], dtype=float)
+    rate, rmse = estimate_ratios(tallies, bootstrap, seed)
+    return {"crystals": len(drawn), "match_rate": rate, "match_rmse": rmse}
+
+
+def _by_num_atoms(
+    scores: Sequence[CrystalScore], bootstrap: int, seed: int
+) -> list[dict[str, Any]]:
+    """The same figures for small and large cells."""
+    bins = []
+    for first, last in ATOM_COUNT_BINS:
+        part = [s for s in scores if first <= s.num_atoms and (last is None or s.num_atoms <= last)]
+        if part:
+            metrics = summarize(part, bootstrap=bootstrap, seed=seed)
+            bins.append({"first": first, "last": last, "crystals": len(part), "metrics": metrics})
+    return bins
+
+
+def _settings(options: MatchOptions, refine: bool, bootstrap: int, seed: int) -> dict[str, Any]:
+    packages = ("nesf", "numpy", "pymatgen", "moyopy")
+    return {
+        "seed": seed,
+        "bootstrap": bootstrap,
+        "structure_matcher": {k: v for k, v in asdict(options).items() if k != "workers"},
+        "symprec": SYMPREC if refine else None,
+        "units": {metric.name: metric.unit for metric in METRICS + MATCH_METRICS},
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+    }
+
+
+def _troubles(result: dict[str, Any], limit: int = 20) -> list[str]:
+    """One line for each crystal that failed, the first of them."""
+    lines = [f"failure: {item['id']}: {item['reason']}" for item in result["failures"]]
+    lines += [f"not matched: {item['id']}: {item['reason']}" for item in result["match_failures"]]
+    lines += [
+        f"reference not scored: {item['id'] or item['source']}: {item['reason']}"
+        for item in result["reference_rejected"]
+    ]
+    lines += [f"not in the reference: {name}" for name in result["not_in_reference"]]
+    more = len(lines) - limit
+    return lines[:limit] + ([f"... and {more} more (all in the JSON file)"] if more > 0 else [])

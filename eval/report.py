@@ -1,0 +1,176 @@
+"""The report of a run: one HTML file that opens offline, with figures, charts and 3-D cells."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from eval.cards import CrystalPair, crystal_data, escape, facts_list, pairs_section, select_cases
+from eval.charts import Curve, FieldSlice, history_charts, read_history, slice_chart
+from eval.table import bin_rows, format_interval, format_value, headline, main_rows
+from nesf.errors import InputError
+
+__all__ = ["CrystalPair", "FieldSlice", "read_history", "select_cases", "write_report"]
+
+
+def write_report(
+    path: str | Path,
+    *,
+    title: str,
+    metrics: Mapping[str, Any],
+    summary: Mapping[str, object] | None = None,
+    history: Mapping[str, Curve] | None = None,
+    pairs: Sequence[CrystalPair] = (),
+    field_slices: Sequence[FieldSlice] = (),
+) -> None:
+    """Write a report as one self-contained HTML file, atomically.
+
+    Args:
+        path: the file to write.
+        title: its headline.
+        metrics: what `eval.evaluate.evaluate` gave back.
+        summary: facts on the run (model, data, time, ...), shown below the title.
+        history: learning curves by tag, as `read_history` gives them.
+        pairs: crystals to draw.
+        field_slices: planes through the fields.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from nesf.atomic import atomic_write
+
+    sections = [
+        _metrics_section(dict(metrics)),
+        _history_section(history or {}),
+        pairs_section(pairs),
+        _slices_section(field_slices),
+        _failures_section(metrics),
+    ]
+    page = Template(_asset("report.html")).substitute(
+        title=escape(title),
+        css=_asset("report.css"),
+        summary=facts_list(summary or {}, "facts"),
+        cards=_cards(metrics),
+        sections="\n".join(section for section in sections if section),
+        footer=_footer(metrics),
+        crystals=crystal_data(pairs),
+        viewer_library=viewer_library() if pairs else "",
+        script=_asset("report.js"),
+    )
+    with atomic_write(path) as file:
+        file.write(page.encode())
+
+
+def viewer_library() -> str:
+    """3Dmol.js (BSD-3), as vendored in eval/assets.
+
+    Raises:
+        InputError: the vendored file is not the one whose sha256 lies beside it.
+    """
+    text = _asset("3Dmol-min.js")
+    expected = _asset("3Dmol-min.js.sha256").split()[0]
+    if hashlib.sha256(text.encode()).hexdigest() != expected:
+        raise InputError("eval/assets/3Dmol-min.js is damaged; install the package again")
+    return text
+
+
+def _asset(name: str) -> str:
+    # bytes, since reading text would turn line ends round and change the hash
+    return (files("eval") / "assets" / name).read_bytes().decode()
+
+
+def _cards(metrics: Mapping[str, Any]) -> str:
+    """The four figures that matter most, the shares given as what is right."""
+    figures = metrics["metrics"]
+    cards = [
+        _share_card("right atom counts", figures["wrong_count"]),
+        _share_card("right elements (true atoms)", figures["species_error_actual"]),
+    ]
+    median = format_value(figures["position_error_actual_median"]["value"], "Å")
+    mean = format_value(figures["position_error_actual"]["value"], "Å")
+    cards.append(_card("position error, median", median, f"mean {mean}"))
+    if "match_rate" in figures:
+        note = format_interval(figures["match_rate"], "%")
+        if metrics["chance"]:
+            note += f" · chance {format_value(metrics['chance']['match_rate']['value'], '%')}"
+        rate = format_value(figures["match_rate"]["value"], "%")
+        cards.append(_card("StructureMatcher matches", rate, note))
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _share_card(name: str, wrong: Mapping[str, float | None]) -> str:
+    turned = {"value": "value", "low": "high", "high": "low"}
+    right = {
+        key: None if wrong[other] is None else 100.0 - wrong[other]  # type: ignore[operator]
+        for key, other in turned.items()
+    }
+    return _card(name, format_value(right["value"], "%"), format_interval(right, "%"))
+
+
+def _card(name: str, value: str, note: str) -> str:
+    return (
+        f'<div class="card"><div class="name">{escape(name)}</div>'
+        f'<div class="value">{escape(value)}</div><div class="note">{escape(note)}</div></div>'
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
+    )
+    return f'<div class="panel"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _metrics_section(metrics: dict[str, Any]) -> str:
+    text = " ".join(headline(metrics))
+    return (
+        f'<section><h2>Reconstruction</h2><p class="soft">{escape(text)} Intervals are 95 % '
+        "bootstrap intervals over crystals. Positions are compared with the nearest periodic "
+        "image in the true cell; the rows “as published” know no images.</p>"
+        f"{_table(*main_rows(metrics))}{_table(*bin_rows(metrics))}</section>"
+    )
+
+
+def _history_section(history: Mapping[str, Curve]) -> str:
+    charts = "".join(f'<div class="panel">{chart}</div>' for chart in history_charts(history))
+    return f'<section><h2>Learning</h2><div class="charts">{charts}</div></section>' * bool(charts)
+
+
+def _slices_section(slices: Sequence[FieldSlice]) -> str:
+    if not slices:
+        return ""
+    panels = "".join(
+        f'<div class="panel"><h3>{escape(piece.name)} '
+        f'<span class="soft">{escape(piece.title)}</span></h3>{slice_chart(piece)}</div>'
+        for piece in slices
+    )
+    return (
+        '<section><h2>Fields</h2><p class="soft">Planes through the position field (how far the '
+        "nearest atom is) and the species field (of which element it is). Dots are true atoms in "
+        f'the plane.</p><div class="slices">{panels}</div></section>'
+    )
+
+
+def _failures_section(metrics: Mapping[str, Any]) -> str:
+    failed = [*metrics["failures"], *metrics["match_failures"]]
+    if not failed:
+        return ""
+    table = _table(["crystal", "reason"], [[item["id"], item["reason"]] for item in failed])
+    return (
+        f"<section><h2>Failures</h2><details><summary>{len(failed)} listed</summary>"
+        f"{table}</details></section>"
+    )
+
+
+def _footer(metrics: Mapping[str, Any]) -> str:
+    settings = metrics["settings"]
+    versions = ", ".join(f"{name} {number}" for name, number in settings["versions"].items())
+    return escape(
+        f"Seed {settings['seed']}, {settings['bootstrap']} bootstrap resamples; {versions}. "
+        "Drawn with 3Dmol.js 2.5.5 (BSD-3-Clause, University of Pittsburgh and contributors)."
+    )

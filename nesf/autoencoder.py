@@ -1,0 +1,175 @@
+"""The neural structure field: a crystal encoded to one latent, decoded by two fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nesf.crystal import MAX_ATOMIC_NUMBER, CrystalBatch, standardised
+from nesf.decoders import Conditioning, Coordinates, PositionField, SpeciesField
+from nesf.encoder import LENGTH_SCALE, RIGHT_ANGLE, PointNetEncoder, PublishedEncoder, mlp
+from nesf.fields import CrystalFields
+from nesf.geometry import parameters_to_lattice
+from nesf.precision import autocast
+from nesf.reconstruct import Reconstruction, ReconstructOptions, reconstruct
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What the latent says of the crystal as a whole.
+
+    Attributes:
+        cell: (B, 6) lengths / 5 Å - 1, and angles - 90° in radians.
+        count: (B, M + 1) logits of the number of atoms, 0 to M.
+        elements: (B, S) log-odds that an element occurs.
+    """
+
+    cell: Float[Tensor, "b 6"]
+    count: Float[Tensor, "b m"]
+    elements: Float[Tensor, "b s"]
+
+    @property
+    def lattice(self) -> Float[Tensor, "b 3 3"]:
+        """Cell vectors, Å, brought back to a valid cell where the heads err."""
+        lengths = ((self.cell[:, :3] + 1) * LENGTH_SCALE).clamp_min(0.5)
+        angles = (self.cell[:, 3:] + RIGHT_ANGLE).clamp(math.radians(10), math.radians(170))
+        return parameters_to_lattice(lengths, angles)
+
+    @property
+    def num_atoms(self) -> Int[Tensor, " b"]:
+        """The most likely number of atoms."""
+        return self.count.argmax(-1)
+
+
+class NeSF(nn.Module):
+    """Neural structure field: encoder, position and species fields, and heads for the rest.
+
+    Chiba et al., arXiv:2212.13120. The defaults are not the published network; that one is
+    `encoder="published"`, `conditioning="concat"`, `coordinates="cartesian"`, see
+    `configs/nesf/paper.yaml`.
+
+    Args:
+        latent_dim: length L of the latent.
+        num_species: elements known, by Z from 1.
+        max_atoms: largest atom count the count head can tell.
+        periodic: the fields point to nearest images; otherwise to the atoms of the cell.
+        margin: in-cell atoms are wrapped into [-margin, 1 - margin).
+        encoder: `pointnet`, or `published`.
+        encoder_width: hidden width of the encoder (`pointnet` only).
+        encoder_stages: rounds of atom features and pooling (`pointnet` only).
+        encoder_harmonics: Fourier frequencies of the atoms' coordinates (`pointnet` only).
+        conditioning: how the latent enters the fields, `modulate` or `concat`.
+        coordinates: what the fields see, `fractional` or `cartesian`.
+        harmonics: Fourier frequencies of the query; 0 for bare coordinates.
+        harmonic_scale: `linear` or `octave`.
+        position_widths: hidden widths of the position field.
+        species_widths: hidden widths of the species field.
+        count_head: whether the count head is trained and trusted in reconstruction.
+        elements_head: the same for the head that tells which elements occur.
+        reconstruction: changes to `ReconstructOptions` that suit this model.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 256,
+        num_species: int = MAX_ATOMIC_NUMBER,
+        max_atoms: int = 64,
+        periodic: bool = False,
+        margin: float = 0.02,
+        encoder: Literal["pointnet", "published"] = "pointnet",
+        encoder_width: int = 512,
+        encoder_stages: int = 2,
+        encoder_harmonics: int = 8,
+        conditioning: Conditioning = "modulate",
+        coordinates: Coordinates = "fractional",
+        harmonics: int = 8,
+        harmonic_scale: Literal["linear", "octave"] = "linear",
+        position_widths: Sequence[int] = (256,) * 6,
+        species_widths: Sequence[int] = (256,) * 3,
+        count_head: bool = True,
+        elements_head: bool = True,
+        reconstruction: Mapping[str, Any] | None = None,
+    ) -> None:
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__()
+        # plain JSON: what a checkpoint needs to build this model again
+        self.init_args: dict[str, Any] = {
+            **arguments,
+            "position_widths": list(position_widths),
+            "species_widths": list(species_widths),
+            "reconstruction": dict(reconstruction or {}),
+        }
+        self.options = ReconstructOptions(**self.init_args["reconstruction"])
+        self.periodic, self.margin = periodic, margin
+        self.max_atoms, self.num_species = max_atoms, num_species
+        self.count_head, self.elements_head = count_head, elements_head
+        if encoder == "published":
+            self.encoder: nn.Module = PublishedEncoder(latent_dim, num_species, coordinates)
+        else:
+            self.encoder = PointNetEncoder(
+                latent_dim,
+                num_species,
+                encoder_width,
+                encoder_stages,
+                encoder_harmonics,
+                periodic,
+                margin,
+            )
+        shape = (conditioning, coordinates, harmonics, harmonic_scale, periodic)
+        self.position_decoder = PositionField(latent_dim, position_widths, *shape)
+        self.species_decoder = SpeciesField(latent_dim, num_species, species_widths, *shape)
+        self.cell_head = mlp([latent_dim, 256, 6])
+        self.set_head = mlp([latent_dim, 256, max_atoms + 1 + num_species])
+
+    def encode(self, crystals: CrystalBatch) -> Float[Tensor, "b l"]:
+        """Latent codes (B, L)."""
+        return self.encoder(standardised(crystals))
+
+    def heads(self, latent: Float[Tensor, "b l"]) -> Heads:
+        """What the latents say of lattice, atom count and elements."""
+        count, elements = (
+            self.set_head(latent).float().split([self.max_atoms + 1, self.num_species], dim=-1)
+        )
+        return Heads(self.cell_head(latent).float(), count, elements)
+
+    def fields(
+        self, latent: Float[Tensor, "b l"], lattice: Float[Tensor, "b 3 3"] | None = None
+    ) -> CrystalFields:
+        """The fields behind B latents.
+
+        Args:
+            latent: (B, L) latents.
+            lattice: (B, 3, 3) cell vectors, Å, instead of the lattice head's.
+        """
+        heads = self.heads(latent)
+        cell = heads.lattice if lattice is None else lattice
+
+        def ask(decoder: nn.Module, query: Tensor) -> Tensor:
+            with autocast(query.device):
+                return decoder(latent, query, cell)
+
+        return CrystalFields(
+            position=lambda query: ask(self.position_decoder, query),
+            species=lambda query: ask(self.species_decoder, query),
+            lattice=cell,
+            periodic=self.periodic,
+            subset=lambda index: self.fields(latent[index], cell[index]),
+            margin=self.margin,
+            num_atoms=heads.num_atoms if self.count_head else None,
+            element_logits=heads.elements if self.elements_head else None,
+        )
+
+    @torch.no_grad()
+    def decode(
+        self, latent: Float[Tensor, "b l"], options: ReconstructOptions | None = None
+    ) -> Reconstruction:
+        """Crystals from B latents, by moving particles and clustering them."""
+        # a trainer's autocast would round coordinates; the fields turn it on for themselves
+        with torch.autocast(latent.device.type, enabled=False):
+            return reconstruct(self.fields(latent), options or self.options)

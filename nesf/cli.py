@@ -1,0 +1,223 @@
+"""The `nesf` command: finds the verb, calls its function, and turns errors into one sentence.
+
+Exit codes: 0 success; 1 some rows failed, and they are listed; 2 usage or input error;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nesf.errors import InputError, NesfError
+
+SOME_FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command.
+
+    Attributes:
+        function: "module:function", imported only when the command is called.
+        summary: for `nesf --help`.
+        raw: the function parses its own arguments.
+        resumes: how an interrupted run goes on, for its last line.
+    """
+
+    function: str
+    summary: str
+    raw: bool = False
+    resumes: str | None = None
+
+    def load(self) -> Callable[..., int | None]:
+        """Import the function."""
+        module, _, name = self.function.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+VERBS = {
+    "fit": Verb(
+        "nesf.fit:fit_command", "train a model from a config", True, "go on with --restart auto"
+    ),
+    "reconstruct": Verb(
+        "nesf.commands:reconstruct_files",
+        "take crystals through a model and back, or through their exact fields",
+        resumes="go on with --resume",
+    ),
+    "encode": Verb("nesf.commands:encode_files", "crystals to latents (.npz)"),
+    "decode": Verb(
+        "nesf.commands:decode_files", "latents to crystals", resumes="go on with --resume"
+    ),
+    "evaluate": Verb("nesf.verbs:evaluate_files", "score predicted crystals against true ones"),
+    "data pack": Verb("nesf.verbs:pack_files", "pack crystals of any format for training"),
+    "data join": Verb("nesf.verbs:join_files", "put packed sets together"),
+    "data prototypes": Verb(
+        "nesf.verbs:prototype_files", "make crystals of known prototypes, without a network"
+    ),
+    "data fetch-mp": Verb(
+        "nesf.verbs:fetch_files",
+        "fetch crystals from the Materials Project",
+        resumes="call it again to go on",
+    ),
+    "demo": Verb("nesf.demo:demo_command", "train, reconstruct and score on prototypes"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments behind `nesf`; those of the process by default.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    verb: Verb | None = None
+    output: str | None = None
+    try:
+        name, rest = split_verb(arguments)
+        if name is None:
+            return _top_level(rest)
+        verb = VERBS[name]
+        if verb.raw:
+            code = verb.load()([word for word in rest if word != "--debug"])
+        else:
+            output, code = _call(name, verb, rest)
+        sys.stdout.flush()  # a reader that has gone away shows here, not at exit
+        return int(code or 0)
+    except KeyboardInterrupt:
+        hint = f"; {verb.resumes}" if verb and verb.resumes else ""
+        return _stop(f"interrupted{hint}", INTERRUPTED, debug)
+    except BrokenPipeError:
+        # as the interpreter's documentation advises: keep it from flushing once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except NesfError as error:
+        return _stop(str(error), USAGE, debug)
+    except (OSError, MemoryError, RuntimeError) as error:
+        message = _tell(error, output or option_value(arguments, "output"))
+        if message is None:
+            raise
+        return _stop(message, USAGE, debug)
+
+
+def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The verb (one or two words) and what follows it; None where there is none yet.
+
+    Raises:
+        InputError: the verb is unknown.
+    """
+    words = list(arguments)
+    while words and words[0] == "--debug":
+        del words[0]
+    if not words or words[0].startswith("-"):
+        return None, words
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in VERBS:
+            return name, words[length:]
+    if any(name.startswith(f"{words[0]} ") for name in VERBS):
+        if len(words) == 1 or words[1].startswith("-"):
+            return None, words
+        raise InputError(f"there is no command {words[0]} {words[1]}; see nesf --help")
+    raise InputError(f"there is no command {words[0]}; see nesf --help")
+
+
+def option_value(arguments: Sequence[str], name: str) -> str | None:
+    """What an option was given, told before any parser has run."""
+    flag = f"--{name}"
+    for i, word in enumerate(arguments):
+        if word == flag and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
+    return None
+
+
+def _call(name: str, verb: Verb, arguments: list[str]) -> tuple[str | None, int | None]:
+    from jsonargparse import ArgumentError
+
+    from nesf.cli_parser import FunctionParser
+
+    function = verb.load()
+    parser = FunctionParser(function, prog=f"nesf {name}")
+    try:
+        given: dict[str, Any] = parser.parse(arguments)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise InputError(f"{_sentence(str(error))}; see nesf {name} --help") from error
+    return given.get("output"), function(**given)
+
+
+def _top_level(arguments: Sequence[str]) -> int:
+    """`nesf`, `nesf --help`, `nesf --version`, `nesf data --help`."""
+    first = arguments[0] if arguments else ""
+    if first == "--version":
+        from nesf import __version__
+
+        print(f"nesf {__version__}")
+        return 0
+    if first.startswith("-") and first not in ("-h", "--help"):
+        raise InputError(f"there is no option {first} before the command; see nesf --help")
+    asked = first in ("-h", "--help") or "--help" in arguments or "-h" in arguments
+    print(
+        _usage(first if not first.startswith("-") else ""), file=sys.stdout if asked else sys.stderr
+    )
+    return 0 if asked else USAGE
+
+
+def _usage(group: str) -> str:
+    chosen = {name: verb for name, verb in VERBS.items() if name.startswith(group)}
+    width = max(map(len, chosen))
+    lines = [
+        "usage: nesf COMMAND ... (nesf COMMAND --help tells its options)",
+        "",
+        "Crystals as continuous fields: one latent vector per crystal, and back.",
+        "",
+        "commands:",
+        *(f"  {name:<{width}}  {verb.summary}" for name, verb in chosen.items()),
+        "",
+        "options:",
+        "  --help     this text, or a command's",
+        "  --version  the version",
+        "  --debug    show a traceback for errors, too",
+        "",
+        "Exit codes: 0 success; 1 some rows failed, and they are listed; 2 usage or input error;",
+        "130 interrupted.",
+    ]
+    return "\n".join(lines)
+
+
+def _tell(error: OSError | MemoryError | RuntimeError, output: str | None) -> str | None:
+    """One sentence for what the machine refuses; None if the error is a fault of ours."""
+    # torch.OutOfMemoryError, without importing torch
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory; try a smaller --batch-size or fewer --workers"
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    place = error.filename or output
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"no space left to write {place or 'the output'}; what was written stays"
+    if place is None:
+        return None
+    return f"{place}: {(error.strerror or str(error)).lower()}"
+
+
+def _stop(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"nesf: {_sentence(message)}", file=sys.stderr)
+    return code
+
+
+def _sentence(message: str) -> str:
+    """A message in one line."""
+    return " ".join(message.split())

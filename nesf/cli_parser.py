@@ -1,0 +1,124 @@
+"""A function's signature and docstring as the parser of its command."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import docstring_parser
+from jsonargparse import ArgumentParser
+
+# every command takes these; one that has no use for them says so
+COMMON = {
+    "device": (str, "auto", "every command takes it; this one computes on the CPU"),
+    "seed": (int, 0, "every command takes it; this one draws nothing"),
+}
+
+
+class FunctionParser:
+    """Parses the arguments of one command and calls its function.
+
+    A parameter that is a dataclass becomes a group of options, one a field. So does one that is
+    `Annotated[Mapping[str, Any], SomeDataclass]`, and it gets only the fields that were given. A
+    parameter `inputs` is positional, one or more; a `bool` that is False by default is a switch;
+    underscores become hyphens.
+
+    Args:
+        function: its Google docstring tells each parameter, with units.
+        prog: how the command is called.
+    """
+
+    def __init__(self, function: Callable[..., int], prog: str, epilog: str = "") -> None:
+        self.function = function
+        text = docstring_parser.parse(inspect.getdoc(function) or "")
+        summary = (text.short_description or "", text.long_description or "")
+        self.parser = ArgumentParser(
+            prog=prog,
+            description="\n\n".join(part for part in summary if part),
+            epilog=epilog,
+            exit_on_error=False,
+            default_env=False,
+        )
+        self.parser.add_argument("--config", action="config", help="a YAML file of these options")
+        helps = _helps(text)
+        hints = get_type_hints(function, include_extras=True)
+        self.parameters = inspect.signature(function).parameters
+        self.groups: dict[str, _Group] = {}
+        for name, parameter in self.parameters.items():
+            group = _Group.of(hints[name], self.parameters)
+            if group is None:
+                _add(self.parser, name, hints[name], parameter.default, helps.get(name, ""))
+            else:
+                self.groups[name] = group
+                group.add_to(self.parser.add_argument_group(helps.get(name, name)))
+        for name, (kind, default, help_) in COMMON.items():
+            if name not in self.parameters:
+                self.parser.add_argument(f"--{name}", type=kind, default=default, help=help_)
+        self.parser.add_argument(
+            "--debug", action="store_true", help="show a traceback for errors, too"
+        )
+
+    def parse(self, argv: Sequence[str]) -> dict[str, Any]:
+        """Arguments of the function.
+
+        Raises:
+            jsonargparse.ArgumentError: an argument is unknown, missing or of a wrong type.
+            InputError: an option's value is refused by its dataclass.
+        """
+        parsed = self.parser.parse_args(list(argv)).as_dict()
+        return {
+            name: self.groups[name].read(parsed) if name in self.groups else parsed[name]
+            for name in self.parameters
+        }
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The options of one dataclass."""
+
+    options: type
+    fields: tuple[str, ...]
+    partial: bool  # hand on what was given, as a dict, instead of an object
+
+    @staticmethod
+    def of(hint: Any, taken: Container[str]) -> _Group | None:
+        partial = get_origin(hint) is Annotated
+        options = get_args(hint)[1] if partial else hint
+        if not dataclasses.is_dataclass(options) or not isinstance(options, type):
+            return None
+        names = (field.name for field in dataclasses.fields(options))
+        return _Group(options, tuple(name for name in names if name not in taken), partial)
+
+    def add_to(self, target: Any) -> None:
+        helps = _helps(docstring_parser.parse(inspect.getdoc(self.options) or ""))
+        hints = get_type_hints(self.options)
+        for field in dataclasses.fields(self.options):
+            if field.name in self.fields:
+                hint = hints[field.name] | None if self.partial else hints[field.name]
+                default = None if self.partial else field.default
+                _add(target, field.name, hint, default, helps.get(field.name, ""))
+
+    def read(self, parsed: Mapping[str, Any]) -> Any:
+        given = {name: parsed[name] for name in self.fields}
+        if self.partial:
+            return {name: value for name, value in given.items() if value is not None}
+        return self.options(**given)
+
+
+def _add(target: Any, name: str, hint: Any, default: Any, text: str) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    if name == "inputs":
+        target.add_argument(name, nargs="+", type=str, metavar="INPUT", help=text)
+    elif default is inspect.Parameter.empty:
+        target.add_argument(flag, type=hint, required=True, help=text)
+    elif hint is bool and default is False:
+        target.add_argument(flag, action="store_true", help=text)
+    else:
+        target.add_argument(flag, type=hint, default=default, help=text)
+
+
+def _helps(text: docstring_parser.Docstring) -> dict[str, str]:
+    return {param.arg_name: " ".join((param.description or "").split()) for param in text.params}

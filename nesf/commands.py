@@ -1,0 +1,304 @@
+"""`nesf reconstruct`, `encode` and `decode`: crystals through a model, in files.
+
+Each is a plain function that returns its exit code: 0, or 1 if some crystals failed, which are
+listed in rejected.csv.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from nesf import api
+from nesf.crystal import CrystalBatch
+from nesf.data.readers import iter_crystals, write_rejected
+from nesf.data.records import ReadOptions, Rejected, Row
+from nesf.data.writers import open_writer
+from nesf.errors import InputError
+from nesf.exact import exact_fields
+from nesf.latents import Latents
+from nesf.reconstruct import Reconstruction, ReconstructOptions, reconstruct
+
+NO_ATOMS = "no atom was found in the fields"
+COLUMNS = ("confidence", "count_agrees")  # beside each written crystal
+SHOWN = 5  # rejected rows that are told on the screen
+
+Changes = Annotated[Mapping[str, Any], ReconstructOptions]
+
+
+def reconstruct_files(
+    inputs: Sequence[str],
+    output: str,
+    model: str | None = None,
+    field: Literal["exact"] | None = None,
+    periodic: bool = True,
+    resume: bool = False,
+    batch_size: int = 128,
+    device: str = "auto",
+    seed: int = 0,
+    progress: bool = True,
+    read: ReadOptions = ReadOptions(),  # noqa: B008 (frozen)
+    changes: Changes = {},  # noqa: B006 (never changed)
+) -> int:
+    """Take crystals through a model and back, or through their own exact fields.
+
+    Args:
+        inputs: CIF or POSCAR files, folders, globs or zips of them, tables with a cif column
+            (.csv, .csv.gz, .parquet), .extxyz, .json, .jsonl or packed .nesf files.
+        output: a folder of CIFs, or a .csv, .csv.gz, .extxyz or .jsonl file.
+        model: a run folder, a checkpoint (.ckpt, .safetensors) or a shipped name.
+        field: "exact" for the fields of the crystals themselves instead of a model's.
+        periodic: exact fields point to nearest periodic images, not to atoms of the cell.
+        resume: go on with an interrupted run; crystals that are in the output are skipped.
+        batch_size: crystals at once.
+        device: cpu, cuda, cuda:0, ... or auto.
+        seed: of the random queries.
+        progress: show a progress bar.
+        read: reading
+        changes: reconstruction (by default as the model says)
+    """
+    if (model is None) == (field is None):
+        raise InputError("give either --model NAME|PATH or --field exact")
+    _check(inputs, output, batch_size)
+    torch.manual_seed(seed)
+    through: Callable[[CrystalBatch], Reconstruction]
+    if model is not None:
+        loaded = api.load(model, device, batch_size)
+        options = _changed(loaded, changes)
+        read = _for_model(read, loaded)
+
+        def through(crystals: CrystalBatch) -> Reconstruction:
+            return loaded.reconstruct(crystals, options)
+
+    else:
+        target, exact_options = api.resolve_device(device), _options(ReconstructOptions(), changes)
+
+        def through(crystals: CrystalBatch) -> Reconstruction:
+            fields = exact_fields(crystals.to(target), periodic)
+            generator = torch.Generator().manual_seed(seed)
+            return reconstruct(fields, exact_options, crystals.ids, generator)
+
+    tally = Tally("reconstructed")
+    with open_writer(output, resume, COLUMNS) as writer, _bar("reconstructing", progress) as bar:
+        tally.skipped = len(writer.done)
+        for rows in _batches(inputs, read, batch_size, tally, skip=writer.done):
+            crystals = CrystalBatch.from_structures(
+                [r.structure for r in rows], [r.id for r in rows]
+            )
+            _write(writer, through(crystals), [(r.source, r.row, r.id) for r in rows], tally)
+            bar.update(len(rows))
+    return tally.finish(output)
+
+
+def encode_files(
+    inputs: Sequence[str],
+    model: str,
+    output: str,
+    batch_size: int = 128,
+    device: str = "auto",
+    seed: int = 0,
+    progress: bool = True,
+    read: ReadOptions = ReadOptions(),  # noqa: B008 (frozen)
+) -> int:
+    """Encode crystals to latents.
+
+    Args:
+        inputs: CIF or POSCAR files, folders, globs or zips of them, tables with a cif column
+            (.csv, .csv.gz, .parquet), .extxyz, .json, .jsonl or packed .nesf files.
+        model: a run folder, a checkpoint (.ckpt, .safetensors) or a shipped name.
+        output: a .npz file with `ids` (M,) and `latents` (M, L).
+        batch_size: crystals at once.
+        device: cpu, cuda, cuda:0, ... or auto.
+        seed: of PyTorch's generator, where a model draws.
+        progress: show a progress bar.
+        read: reading
+    """
+    _check(inputs, output, batch_size)
+    Latents.check_path(output)
+    torch.manual_seed(seed)
+    loaded = api.load(model, device, batch_size)
+    tally = Tally("encoded")
+    ids: list[str] = []
+    latents: list[Tensor] = []
+    with _bar("encoding", progress) as bar:
+        for rows in _batches(inputs, _for_model(read, loaded), batch_size, tally):
+            latents.append(loaded.encode([row.structure for row in rows]).float().cpu())
+            ids += [row.id for row in rows]
+            tally.done += len(rows)
+            bar.update(len(rows))
+    together = torch.cat(latents) if latents else torch.zeros(0, loaded.latent_dim)
+    Latents(tuple(ids), together.numpy()).save(output)
+    return tally.finish(output)
+
+
+def decode_files(
+    inputs: Sequence[str],
+    model: str,
+    output: str,
+    resume: bool = False,
+    batch_size: int = 128,
+    device: str = "auto",
+    seed: int = 0,
+    progress: bool = True,
+    changes: Changes = {},  # noqa: B006 (never changed)
+) -> int:
+    """Decode latents to crystals.
+
+    Args:
+        inputs: .npz files with `ids` (M,) and `latents` (M, L), as `nesf encode` writes them.
+        model: a run folder, a checkpoint (.ckpt, .safetensors) or a shipped name.
+        output: a folder of CIFs, or a .csv, .csv.gz, .extxyz or .jsonl file.
+        resume: go on with an interrupted run; crystals that are in the output are skipped.
+        batch_size: crystals at once.
+        device: cpu, cuda, cuda:0, ... or auto.
+        seed: of the random queries.
+        progress: show a progress bar.
+        changes: reconstruction (by default as the model says)
+    """
+    _check(inputs, output, batch_size)
+    torch.manual_seed(seed)
+    files = [(name, Latents.load(name)) for name in inputs]
+    loaded = api.load(model, device, batch_size)
+    options = _changed(loaded, changes)
+    for name, content in files:
+        if content.values.shape[1] != loaded.latent_dim:
+            raise InputError(
+                f"the latents in {name} have the length {content.values.shape[1]}, and those of "
+                f"this model {loaded.latent_dim}; decode with the model that encoded them"
+            )
+    tally = Tally("decoded")
+    with open_writer(output, resume, COLUMNS) as writer, _bar("decoding", progress) as bar:
+        tally.skipped = len(writer.done)
+        for name, content in files:
+            todo = [i for i, id_ in enumerate(content.ids) if id_ not in writer.done]
+            for start in range(0, len(todo), batch_size):
+                part = todo[start : start + batch_size]
+                found = loaded.decode_crystals(torch.from_numpy(content.values[part]), options)
+                _write(writer, found, [(name, i + 1, content.ids[i]) for i in part], tally)
+                bar.update(len(part))
+    return tally.finish(output)
+
+
+@dataclasses.dataclass
+class Tally:
+    """What became of the crystals of one command.
+
+    Attributes:
+        verb: what was done to them, for the summary.
+        done: crystals that went well.
+        skipped: crystals that were in the output already.
+        rejected: the others.
+    """
+
+    verb: str
+    done: int = 0
+    skipped: int = 0
+    rejected: list[Rejected] = dataclasses.field(default_factory=list)
+
+    def finish(self, output: str | Path) -> int:
+        """List what was rejected, print the counts, and give the exit code."""
+        path = rejected_path(output)
+        if self.rejected or path.exists():  # a list of an earlier run would mislead
+            write_rejected(path, self.rejected)
+        before = f" ({self.skipped} were there already)" if self.skipped else ""
+        print(f"{self.done} {self.verb}{before}, {len(self.rejected)} rejected: {output}")
+        for one in self.rejected[:SHOWN]:
+            row = "" if one.row is None else f", row {one.row}"
+            print(f"rejected: {one.source}{row}: {one.reason}", file=sys.stderr)
+        if self.rejected:
+            print(f"{len(self.rejected)} rejected rows are listed in {path}", file=sys.stderr)
+        return 1 if self.rejected else 0
+
+
+def rejected_path(output: str | Path) -> Path:
+    """Where the rejected rows of an output are listed: in the folder, or beside the file."""
+    output = Path(output)
+    return output / "rejected.csv" if output.is_dir() else output.with_name("rejected.csv")
+
+
+def _check(inputs: Sequence[str], output: str, batch_size: int) -> None:
+    """Refuse what cannot work before anything is loaded or written."""
+    if batch_size < 1:
+        raise InputError(f"the batch size is {batch_size}; give at least 1")
+    target = Path(output).resolve()
+    for name in inputs:
+        source = Path(name).resolve()
+        if source == target or (source.is_dir() and source in target.parents):
+            raise InputError(f"the output {output} lies in the input {name}; give another output")
+
+
+def _batches(
+    inputs: Sequence[str],
+    read: ReadOptions,
+    batch_size: int,
+    tally: Tally,
+    skip: frozenset[str] = frozenset(),
+) -> Iterator[list[Row]]:
+    """Rows to work on; the rejected ones go to the tally."""
+    rows: list[Row] = []
+    with closing(iter_crystals(inputs, read, progress=False)) as found:  # type: ignore[type-var]
+        for one in found:
+            if isinstance(one, Rejected):
+                tally.rejected.append(one)
+            elif one.id not in skip:
+                rows.append(one)
+            if len(rows) == batch_size:
+                yield rows
+                rows = []
+    if rows:
+        yield rows
+
+
+def _write(
+    writer: Any,
+    found: Reconstruction,
+    sources: Sequence[tuple[str, int | None, str]],
+    tally: Tally,
+) -> None:
+    agrees = None if found.count_agrees is None else found.count_agrees.tolist()
+    confidence = found.confidence.tolist()
+    for i, structure in enumerate(found.crystals.to_structures()):
+        source, row, name = sources[i]
+        if not len(structure):
+            tally.rejected.append(Rejected(source, row, name, NO_ATOMS))
+            continue
+        said = "" if agrees is None else str(agrees[i]).lower()
+        writer.write(
+            name, structure, dict(zip(COLUMNS, (round(confidence[i], 4), said), strict=True))
+        )
+        tally.done += 1
+
+
+def _options(base: ReconstructOptions, changes: Mapping[str, Any]) -> ReconstructOptions:
+    try:
+        return dataclasses.replace(base, **changes)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _changed(model: api.Model, changes: Mapping[str, Any]) -> ReconstructOptions | None:
+    """The model's own options with the user's changes; None where there are none."""
+    if not changes:
+        return None
+    base = getattr(model.module, "options", None)
+    if not isinstance(base, ReconstructOptions):
+        kind = type(model.module).__name__
+        raise InputError(f"a {kind} has no reconstruction options; leave {', '.join(changes)} out")
+    return _options(base, changes)
+
+
+def _for_model(read: ReadOptions, model: api.Model) -> ReadOptions:
+    highest = min(read.max_atomic_number, model.max_atomic_number)
+    return dataclasses.replace(read, max_atomic_number=highest)
+
+
+def _bar(title: str, progress: bool) -> tqdm[Any]:
+    return tqdm(desc=title, unit=" crystals", file=sys.stderr, disable=not progress)

@@ -1,0 +1,1 @@
+"""Crystals in and out: readers, writers, packed sets, prototypes, the Materials Project."""

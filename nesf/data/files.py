@@ -1,0 +1,217 @@
+"""Which files an input means, and their bytes within a cap on the expanded size."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import io
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from nesf.errors import InputError
+
+STRUCTURE_SUFFIXES = {".cif": "cif", ".mcif": "cif", ".vasp": "poscar", ".poscar": "poscar"}
+TABLE_SUFFIXES = {
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".extxyz": "extxyz",
+    ".xyz": "extxyz",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".nesf": "packed",
+    ".zip": "zip",
+}
+READABLE = ".cif, POSCAR, .csv, .csv.gz, .parquet, .extxyz, .json, .jsonl, .nesf or .zip"
+# what damaged or foreign compressed files raise when they are read
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, UnicodeDecodeError)
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file to read.
+
+    Attributes:
+        path: where it is.
+        kind: "cif", "poscar" or one of `TABLE_SUFFIXES`' values.
+        named: the user named it; otherwise it was found in a folder, and a fault is one rejected
+            row instead of an error.
+        id: of its crystal, where an index.csv beside it tells; otherwise the file's stem.
+        properties: from that index.csv.
+    """
+
+    path: Path
+    kind: str
+    named: bool = True
+    id: str | None = None
+    properties: tuple[tuple[str, str], ...] = ()
+
+
+class TooLargeError(Exception):
+    """A file expands to more than it may; the message says so."""
+
+
+def find_files(inputs: Sequence[str | Path]) -> list[InputFile]:
+    """Expand files, folders and glob patterns, each in sorted order.
+
+    A folder means the CIF and POSCAR files in it and below; if there are none, its tables.
+
+    Raises:
+        InputError: an input does not exist, is of no known kind, or holds no crystal file.
+    """
+    if not inputs:
+        raise InputError("no input was given; name a file or a folder of crystals")
+    files: list[InputFile] = []
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            files.extend(_in_folder(path))
+        elif path.exists():
+            kind = kind_of(path)
+            if kind is None:
+                raise InputError(f"{path} is of no known kind; give {READABLE}")
+            files.append(InputFile(path, kind))
+        elif glob.has_magic(str(name)):
+            files.extend(_matching(str(name)))
+        else:
+            raise InputError(f"{path} does not exist")
+    return files
+
+
+def kind_of(path: Path | str) -> str | None:
+    """The kind of a file by its name, compressed by gzip or not; None if unknown."""
+    path = Path(path)
+    name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
+    suffix = Path(name).suffix.lower()
+    kind = STRUCTURE_SUFFIXES.get(suffix) or TABLE_SUFFIXES.get(suffix)
+    if kind is None and name.upper().startswith(("POSCAR", "CONTCAR")):
+        return "poscar"
+    return kind
+
+
+def stem_of(path: Path | str) -> str:
+    """File name without the suffixes that say its kind; a POSCAR keeps its whole name."""
+    name = Path(path).name
+    name = name[:-3] if name.lower().endswith(".gz") else name
+    suffix = Path(name).suffix
+    known = suffix.lower() in STRUCTURE_SUFFIXES or suffix.lower() in TABLE_SUFFIXES
+    return name[: -len(suffix)] if known and name != suffix else name
+
+
+@contextmanager
+def open_file(path: Path, max_mib: float, whole: bool = False) -> Iterator[IO[bytes]]:
+    """Open a file, expanding gzip.
+
+    Args:
+        path: the file.
+        max_mib: largest expanded size of a gzip file, MiB.
+        whole: hold a plain file to that size, too.
+
+    Yields:
+        A binary stream, which raises `TooLargeError` beyond the cap.
+    """
+    with path.open("rb") as raw:
+        if not stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
+            raise OSError(f"{path} is not a regular file")
+        magic = raw.read(2)
+        raw.seek(0)
+        if magic == b"\x1f\x8b":
+            with gzip.GzipFile(fileobj=raw) as expanded:
+                yield io.BufferedReader(_Capped(expanded, max_mib))
+        elif whole:
+            yield io.BufferedReader(_Capped(raw, max_mib))
+        else:
+            yield raw
+
+
+class _Capped(io.RawIOBase):
+    """A stream that refuses to give more than so many bytes."""
+
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile, max_mib: float):
+        self.stream, self.max_mib = stream, max_mib
+        self.left = int(max_mib * 2**20)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer)  # type: ignore[arg-type]
+        data = self.stream.read(len(view))
+        self.left -= len(data)
+        if self.left < 0:
+            raise TooLargeError(f"expands to more than {self.max_mib:g} MiB")
+        view[: len(data)] = data
+        return len(data)
+
+
+def decode(data: bytes) -> str:
+    """Text of a file; UTF-16 is told by its byte order mark, unreadable bytes are replaced."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", errors="replace")
+    return data.decode("utf-8-sig", errors="replace")
+
+
+def _matching(pattern: str) -> list[InputFile]:
+    found = [Path(p) for p in sorted(glob.glob(pattern, recursive=True))]
+    files = [InputFile(p, kind, named=False) for p in found if p.is_file() and (kind := kind_of(p))]
+    for folder in (p for p in found if p.is_dir()):
+        files.extend(_in_folder(folder, must_hold=False))
+    if not files:
+        raise InputError(f"{pattern} matches no file of crystals; give {READABLE}")
+    return files
+
+
+def _in_folder(folder: Path, must_hold: bool = True) -> list[InputFile]:
+    paths: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths.extend(Path(parent, name) for name in names if not name.startswith("."))
+    paths.sort()
+    structures = [p for p in paths if kind_of(p) in ("cif", "poscar")]
+    if structures:
+        return _indexed(structures)
+    tables = [InputFile(p, kind, named=False) for p in paths if (kind := kind_of(p))]
+    if not tables and must_hold:
+        raise InputError(f"the folder {folder} holds no crystal; give {READABLE} files")
+    return tables
+
+
+def _indexed(paths: list[Path]) -> list[InputFile]:
+    """Files with the ids and properties that an index.csv beside them gives, as we write it."""
+    known: dict[Path, dict[Path, dict[str, str]]] = {}
+    files = []
+    for path in paths:
+        if path.parent not in known:
+            known[path.parent] = _read_index(path.parent / "index.csv")
+        entry = dict(known[path.parent].get(path, {}))
+        entry.pop("file", None)
+        name = entry.pop("id", None)
+        kind = kind_of(path)
+        assert kind is not None
+        files.append(InputFile(path, kind, named=False, id=name, properties=tuple(entry.items())))
+    return files
+
+
+def _read_index(path: Path) -> dict[Path, dict[str, str]]:
+    if not path.is_file():
+        return {}
+    entries: dict[Path, dict[str, str]] = {}
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        reader = csv.DictReader(file)
+        try:
+            if not {"id", "file"} <= set(reader.fieldnames or ()):
+                return {}  # somebody else's table
+            for row in reader:
+                named = {key: value for key, value in row.items() if key and value}
+                if "file" in named:
+                    entries[path.parent / named["file"]] = named
+        except csv.Error:
+            return entries  # ids of the rows before the fault are right, files after it keep stems
+    return entries

@@ -1,0 +1,202 @@
+"""`CrystalData`: packed sets on the training device, batches in an order that a key decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+
+from nesf.crystal import CrystalBatch
+from nesf.data.packed import PackedSet, PackedTensors, load_or_pack, split_ids
+from nesf.errors import InputError
+from nesf.random import generator_for
+
+
+class BatchStream:
+    """The batches of one epoch after another, for one rank.
+
+    The order is a function of seed and epoch alone; each rank takes every `world_size`-th crystal
+    of it. What the last whole batch leaves over waits for a later epoch's order. The position in
+    the epoch is saved with a checkpoint, so that a run goes on in the middle of an epoch.
+
+    Args:
+        crystals: the set, on the training device.
+        batch_size: crystals a step and rank.
+        seed: of the order.
+        epoch: tells the current epoch.
+        rank: of this process.
+        world_size: number of processes.
+        weights: (M,) relative rates at which crystals are drawn, with replacement; None visits
+            every crystal once an epoch.
+    """
+
+    def __init__(
+        self,
+        crystals: PackedTensors,
+        batch_size: int,
+        seed: int = 0,
+        epoch: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        world_size: int = 1,
+        weights: Tensor | None = None,
+    ) -> None:
+        self.crystals = crystals
+        self.batch_size = min(batch_size, max(1, len(crystals) // world_size))
+        self.seed, self.epoch = seed, epoch
+        self.rank, self.world_size = rank, world_size
+        self.weights = weights
+        self._resume_at = self._position = 0
+
+    def __len__(self) -> int:
+        """Steps in an epoch, the same on every rank."""
+        return len(self.crystals) // (self.batch_size * self.world_size)
+
+    def order(self, epoch: int) -> Tensor:
+        """(M,) positions of the crystals in the order of an epoch, all ranks together."""
+        generator = generator_for(self.seed, "order", epoch)
+        if self.weights is None:
+            return torch.randperm(len(self.crystals), generator=generator)
+        return torch.multinomial(
+            self.weights, len(self.crystals), replacement=True, generator=generator
+        )
+
+    def __iter__(self) -> Iterator[CrystalBatch]:
+        mine = self.order(self.epoch())[self.rank :: self.world_size]
+        start, self._resume_at = self._resume_at, 0
+        for step in range(start, len(self)):
+            self._position = step + 1
+            yield self.crystals.batch(mine[step * self.batch_size : (step + 1) * self.batch_size])
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many batches of the epoch were handed out."""
+        return {"position": self._position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the batches that were handed out; a finished epoch starts the next."""
+        self._resume_at = self._position = state["position"] % max(1, len(self))
+
+
+class BatchList:
+    """A set cut into batches in its own order, every `world_size`-th batch for one rank."""
+
+    def __init__(
+        self, crystals: PackedTensors, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.parts = torch.arange(len(crystals)).split(batch_size)[rank::world_size]
+        self.crystals = crystals
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __iter__(self) -> Iterator[CrystalBatch]:
+        return (self.crystals.batch(part) for part in self.parts)
+
+
+class CrystalData(lightning.LightningDataModule):
+    """Training and validation crystals.
+
+    Give `train` and `val` files; or `train` alone, of which `val_fraction` is then held out by a
+    seeded rule over the ids. Inputs that are not packed sets are packed once into a cache.
+
+    Args:
+        train: files, folders or globs in any format of the readers, or packed sets.
+        val: likewise; empty holds out a part of `train`.
+        batch_size: crystals a step and rank.
+        val_batch_size: crystals a validation step.
+        val_fraction: share of `train` held out where `val` is empty.
+        size_weight: draw a crystal of n atoms in proportion to n^size_weight; 0 visits each
+            crystal once an epoch.
+        seed: of the order and of the held-out part.
+        cache_dir: folder of the cache; the user's cache folder by default.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[str],
+        val: Sequence[str] = (),
+        batch_size: int = 32,
+        val_batch_size: int = 128,
+        val_fraction: float = 0.05,
+        size_weight: float = 0.0,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.train, self.val = tuple(train), tuple(val)
+        self.batch_size, self.val_batch_size = batch_size, val_batch_size
+        self.val_fraction, self.size_weight = val_fraction, size_weight
+        self.seed = seed
+        self.cache_dir = cache_dir
+        self._sets: dict[str, PackedSet] = {}
+        self._on_device: dict[str, PackedTensors] = {}
+
+    def prepare_data(self) -> None:
+        """Pack what is not packed, once, in one process."""
+        for inputs in (self.train, self.val):
+            if inputs:
+                self._load(inputs)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the packed sets, and hold out validation crystals if none are given."""
+        whole = self._load(self.train)
+        if self.val:
+            self._sets = {"train": whole, "val": self._load(self.val)}
+        else:
+            fractions = {"train": 1 - self.val_fraction, "val": self.val_fraction}
+            parts = split_ids(whole.ids, fractions, self.seed)
+            if not all(parts.values()):
+                raise InputError(
+                    f"{len(whole)} crystals are too few to hold out {self.val_fraction:.0%} for "
+                    "validation; give data.val or a larger data.val_fraction"
+                )
+            self._sets = {k: whole.select(whole.positions(v)) for k, v in parts.items()}
+        self._on_device = {}
+
+    def set_named(self, name: str) -> PackedSet:
+        """The `train` or `val` set."""
+        return self._sets[name]
+
+    def train_dataloader(self) -> BatchStream:
+        """Shuffled batches for this rank, resumable in the middle of an epoch."""
+        trainer = self.trainer
+        assert trainer is not None
+        weights = None
+        if self.size_weight:
+            weights = torch.tensor(self._sets["train"].num_atoms ** self.size_weight)
+        return BatchStream(
+            self._tensors("train"),
+            self.batch_size,
+            self.seed,
+            lambda: trainer.current_epoch,
+            trainer.global_rank,
+            trainer.world_size,
+            weights,
+        )
+
+    def val_dataloader(self) -> BatchList:
+        """The validation set in order, this rank's part of it."""
+        trainer = self.trainer
+        assert trainer is not None
+        return BatchList(
+            self._tensors("val"), self.val_batch_size, trainer.global_rank, trainer.world_size
+        )
+
+    def _load(self, inputs: Sequence[str]) -> PackedSet:
+        cache = None if self.cache_dir is None else Path(self.cache_dir)
+        return PackedSet.load(load_or_pack(inputs, cache_dir=cache))
+
+    def _tensors(self, name: str) -> PackedTensors:
+        if name not in self._on_device:
+            device = self.trainer.strategy.root_device if self.trainer else "cpu"
+            self._on_device[name] = self._sets[name].tensors(device)
+        return self._on_device[name]
+
+    def atoms_range(self) -> tuple[int, int]:
+        """Fewest and most atoms in a training crystal."""
+        counts: np.ndarray = self._sets["train"].num_atoms
+        return int(counts.min()), int(counts.max())

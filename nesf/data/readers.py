@@ -1,0 +1,167 @@
+"""Crystals from files of many kinds, parsed in worker processes: one row or one reason each."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nesf.atomic import atomic_write
+from nesf.data.checks import check_structure
+from nesf.data.files import InputFile, find_files
+from nesf.data.records import CellChoice, ReadOptions, Rejected, Row, Task
+from nesf.data.sources import tasks_of
+from nesf.data.workers import Failure, Limits, map_in_workers
+from nesf.errors import InputError
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+__all__ = [
+    "CellChoice",
+    "ReadOptions",
+    "Rejected",
+    "Row",
+    "check_structure",
+    "iter_crystals",
+    "read_crystals",
+    "write_rejected",
+]
+
+
+def iter_crystals(
+    inputs: Sequence[str | Path] | str | Path,
+    options: ReadOptions | None = None,
+    progress: bool = True,
+) -> Iterator[Row | Rejected]:
+    """Read crystals of any known format, in the inputs' order.
+
+    An input is a CIF or POSCAR; a folder, glob pattern or zip of them (every data block is a row);
+    a CSV, CSV.gz or Parquet with a `cif` column or with LeMat-Bulk's columns; extended XYZ; JSON
+    or JSON lines of pymatgen Structure dicts; or a packed set. All but zips and Parquet may be
+    compressed by gzip. Sites come without charges and site properties, CIF sites wrapped into
+    [0, 1). The id is `material_id` (`immutable_id`, `id`) or the file's stem, made unique.
+
+    Args:
+        inputs: files, folders and patterns.
+        options: limits and the choice of cell; the defaults if None.
+        progress: show a bar on standard error when it takes more than two seconds.
+
+    Yields:
+        Rows, and what was rejected, as soon as they are parsed.
+
+    Raises:
+        InputError: an input does not exist or is of no known kind (at the call); a file that was
+            named cannot be read at all, or nothing holds a crystal (while reading).
+    """
+    files = find_files([inputs] if isinstance(inputs, (str, Path)) else inputs)
+    return _iterate(files, options or ReadOptions(), progress)
+
+
+def read_crystals(
+    inputs: Sequence[str | Path] | str | Path,
+    options: ReadOptions | None = None,
+    progress: bool = True,
+) -> tuple[list[Row], list[Rejected]]:
+    """`iter_crystals`, sorted into rows and rejected rows."""
+    rows: list[Row] = []
+    rejected: list[Rejected] = []
+    for found in iter_crystals(inputs, options, progress):
+        if isinstance(found, Row):
+            rows.append(found)
+        else:
+            rejected.append(found)
+    return rows, rejected
+
+
+def write_rejected(path: str | Path, rejected: Sequence[Rejected]) -> None:
+    """Write rejected.csv (file, row, id, reason), replacing an old one in one step.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "row", "id", "reason"])
+    for one in rejected:
+        writer.writerow(["" if v is None else v for v in (one.source, one.row, one.id, one.reason)])
+    try:
+        with atomic_write(path) as file:
+            file.write(text.getvalue().encode("utf-8", errors="backslashreplace"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error})") from error
+
+
+def _iterate(
+    files: list[InputFile], options: ReadOptions, progress: bool
+) -> Iterator[Row | Rejected]:
+    from tqdm import tqdm
+
+    bar = tqdm(
+        desc="reading crystals",
+        unit=" rows",
+        delay=2,
+        disable=not progress,
+        file=sys.stderr,
+        total=len(files) if all(file.kind in ("cif", "poscar") for file in files) else None,
+    )
+    answers = map_in_workers(
+        "nesf.data.parsing:parse",
+        _payloads(files, options),
+        config=asdict(options),
+        workers=options.num_workers,
+        limits=Limits(options.timeout_s, options.memory_gib),
+    )
+    taken: dict[str, int] = {}
+    count = 0
+    with bar, closing(answers):  # type: ignore[type-var]
+        for found, answer in answers:
+            count += 1
+            bar.update()
+            yield found if isinstance(found, Rejected) else _row(found, answer, taken)
+    if count == 0:
+        names = ", ".join(str(file.path) for file in files[:3])
+        raise InputError(f"no crystal in {names}{' ...' if len(files) > 3 else ''}")
+
+
+def _payloads(
+    files: list[InputFile], options: ReadOptions
+) -> Iterator[tuple[Task | Rejected, dict[str, Any] | None]]:
+    for file in files:
+        for found in tasks_of(file, options):
+            if isinstance(found, Task):
+                payload, found.payload = found.payload, {}  # no second copy while it waits
+                yield found, payload
+            else:
+                yield found, None
+
+
+def _row(task: Task, answer: dict[str, Any] | Failure, taken: dict[str, int]) -> Row | Rejected:
+    if isinstance(answer, Failure):
+        return Rejected(task.source, task.row, task.id, answer.reason)
+    name, notes = _unique(task.id, taken), tuple(answer["notes"])
+    if name != task.id:
+        notes += (f"the id {task.id} was taken; renamed {name}",)
+    return Row(name, _structure(answer), task.properties, task.source, task.row, notes)
+
+
+def _unique(name: str, taken: dict[str, int]) -> str:
+    """The name, or the name with the first free -2, -3, ...; `taken` remembers it."""
+    unique, count = name, taken.get(name, 0)
+    while unique in taken:
+        count += 1
+        unique = f"{name}-{count + 1}" if count else name
+    taken[name] = max(count, taken.get(name, 0))
+    taken.setdefault(unique, 0)
+    return unique
+
+
+def _structure(answer: dict[str, Any]) -> Structure:
+    from pymatgen.core import Lattice, Structure
+
+    return Structure(Lattice(answer["lattice"]), answer["numbers"], answer["frac"])

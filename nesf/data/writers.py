@@ -1,0 +1,306 @@
+"""Crystals to files as they come: a folder of CIFs, CSV, extended XYZ or JSON lines.
+
+Every crystal reaches the operating system before `write` returns, so that a run that is killed
+loses nothing but the crystal it was writing; opening the output again with `resume` cuts off what
+is torn and tells which ids are there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO, FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from nesf.atomic import atomic_write
+from nesf.data.cif_text import cif_text
+from nesf.data.writer_formats import CsvFormat, ExtxyzFormat, JsonlFormat, RowFormat
+from nesf.errors import InputError
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+_KINDS = "a folder, or a .csv, .csv.gz, .extxyz or .jsonl file"
+_FOREIGN_SUFFIXES = {".cif", ".json", ".parquet", ".xyz", ".zip", ".nesf", ".npz", ".txt", ".gz"}
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# Windows keeps these for devices, whatever their suffix
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|index)(\..*)?", re.IGNORECASE)
+
+
+def open_writer(
+    output: str | Path, resume: bool = False, columns: Sequence[str] | None = None
+) -> CrystalWriter:
+    """Open an output for crystals; its suffix decides the format.
+
+    Args:
+        output: a file that ends in .csv, .csv.gz, .extxyz or .jsonl, or else a folder. Folders
+            above it are made.
+        resume: go on after what is there; otherwise a file is replaced, and so are the CIFs that
+            an earlier run listed in the folder's index.csv.
+        columns: names of the info columns of a CSV or index.csv; by default the first row's.
+
+    Raises:
+        InputError: the output cannot be written, is of no known kind, is somebody else's (when
+            resuming), or is a folder that holds other crystals.
+    """
+    path = Path(output)
+    name = path.name.lower()
+    formats: dict[str, RowFormat] = {
+        ".csv": CsvFormat(("material_id", "cif"), columns),
+        ".csv.gz": CsvFormat(("material_id", "cif"), columns),
+        ".extxyz": ExtxyzFormat(),
+        ".jsonl": JsonlFormat(),
+    }
+    for suffix, row_format in formats.items():
+        if name.endswith(suffix) and not path.is_dir():
+            return StreamWriter(path, row_format, resume)
+    if path.suffix.lower() in _FOREIGN_SUFFIXES or (path.exists() and not path.is_dir()):
+        raise InputError(f"{path} cannot be written to; give {_KINDS}")
+    return FolderWriter(path, resume, columns)
+
+
+class CrystalWriter(ABC):
+    """Writes crystals; a context manager.
+
+    Attributes:
+        done: ids that were in the output when it was opened to resume.
+    """
+
+    done: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def write(self, id: str, structure: Structure, info: dict[str, Any] | None = None) -> None:
+        """Write one crystal.
+
+        Args:
+            id: as the input names it, kept exactly.
+            structure: an ordered structure.
+            info: more columns, numbers and strings.
+
+        Raises:
+            InputError: the disk is full, or the output has become unwritable.
+            ValueError: `info` has a name that a table's header lacks.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish the output and flush it to the disk."""
+
+    def __enter__(self) -> CrystalWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except InputError:
+            if error is None:  # else the first error tells more
+                raise
+
+
+class StreamWriter(CrystalWriter):
+    """Crystals one after another in one file.
+
+    Args:
+        path: the file.
+        row_format: how a crystal becomes text.
+        resume: as in `open_writer`.
+    """
+
+    def __init__(self, path: Path, row_format: RowFormat, resume: bool) -> None:
+        self.format = row_format
+        self._file = _AppendFile(path, row_format, resume)
+        self.done = frozenset(fields[0] for fields in self._file.found)
+
+    def write(self, id: str, structure: Structure, info: dict[str, Any] | None = None) -> None:
+        """Write one crystal; see `CrystalWriter.write`."""
+        info = info or {}
+        head = self.format.begin(list(info)) if self._file.is_empty else ""
+        self._file.append(head + self.format.row(id, structure, info))
+
+    def close(self) -> None:
+        """Finish the file and flush it to the disk."""
+        if self._file.is_empty:
+            self._file.append(self.format.begin([]))
+        self._file.close()
+
+
+class FolderWriter(CrystalWriter):
+    """One CIF a crystal, and an index.csv with id, file and info columns.
+
+    Files are named by the id where it is a plain file name, and otherwise by what is plain in it
+    and a hash; names that differ in case only count as equal.
+
+    Args:
+        path: the folder.
+        resume: as in `open_writer`.
+        columns: info columns.
+    """
+
+    def __init__(self, path: Path, resume: bool, columns: Sequence[str] | None) -> None:
+        self.path = path
+        index = path / "index.csv"
+        self._format = CsvFormat(("id", "file"), columns)
+        with _one_sentence(path):
+            path.mkdir(parents=True, exist_ok=True)
+            if not resume:
+                _clear(path, index)
+        self._index = _AppendFile(index, self._format, resume)
+        listed = {id: name for id, name in self._index.found}
+        self._names = {name.lower() for name in listed.values()}
+        self.done = frozenset(id for id, name in listed.items() if (path / name).is_file())
+
+    def write(self, id: str, structure: Structure, info: dict[str, Any] | None = None) -> None:
+        """Write one CIF, then list it; see `CrystalWriter.write`."""
+        info = info or {}
+        name = self._file_name(id)
+        target, temporary = self.path / name, self.path / f".{name}.tmp"
+        with _one_sentence(target):
+            try:
+                with FileIO(temporary, "wb") as file:
+                    _write_all(file, cif_text(structure).encode())
+                    os.fsync(file.fileno())
+                temporary.replace(target)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+        head = self._format.begin(list(info)) if self._index.is_empty else ""
+        self._index.append(head + self._format.fields([id, name], info))
+
+    def close(self) -> None:
+        """Finish index.csv."""
+        if self._index.is_empty:
+            self._index.append(self._format.begin([]))
+        self._index.close()
+
+    def _file_name(self, id: str) -> str:
+        stem = safe_stem(id)
+        unique, count = stem, 1
+        while f"{unique}.cif".lower() in self._names:
+            count += 1
+            unique = f"{stem}-{count}"
+        self._names.add(f"{unique}.cif".lower())
+        return f"{unique}.cif"
+
+
+class _AppendFile:
+    """A text file that grows by whole pieces, each handed to the operating system at once.
+
+    A file whose name ends in .gz is compressed: each opening adds a gzip member, which is flushed
+    after every piece.
+
+    Attributes:
+        found: what `RowFormat.scan` told of the whole parts of a file that is resumed.
+        is_empty: nothing is in it.
+    """
+
+    def __init__(self, path: Path, row_format: RowFormat, resume: bool) -> None:
+        self.path = path
+        self.found: list[tuple[str, ...]] = []
+        self._compressor = zlib.compressobj(wbits=31) if path.suffix == ".gz" else None
+        with _one_sentence(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kept = b""
+            if resume and path.exists():
+                kept, self.found = _whole_parts(path, row_format)
+                if self._compressor is not None:
+                    with atomic_write(path) as file:  # a compressed file can't be cut in the middle
+                        file.write(zlib.compress(kept, wbits=31))
+            self.is_empty = not kept
+            self._file = FileIO(path, "ab" if kept else "wb")
+            if kept and self._compressor is None:
+                self._file.truncate(len(kept))
+
+    def append(self, text: str) -> None:
+        """Write a piece."""
+        data = text.encode("utf-8", errors="surrogateescape")
+        self.is_empty = self.is_empty and not data
+        if self._compressor is not None:
+            data = self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
+        with _one_sentence(self.path):
+            _write_all(self._file, data)
+
+    def close(self) -> None:
+        """Flush the file to the disk."""
+        if self._file.closed:
+            return
+        with self._file, _one_sentence(self.path):
+            if self._compressor is not None:
+                _write_all(self._file, self._compressor.flush())
+            os.fsync(self._file.fileno())
+
+
+def safe_stem(id: str) -> str:
+    """A file name's stem for any id: the id itself if it is plain, else plain text and a hash."""
+    if _PLAIN_NAME.fullmatch(id) and not _RESERVED.fullmatch(id) and not id.endswith("."):
+        return id
+    digest = hashlib.sha256(id.encode("utf-8", errors="surrogatepass")).hexdigest()[:8]
+    plain = re.sub(r"[^A-Za-z0-9-]+", "_", id)[:60].strip("_-")
+    return f"{plain}-{digest}" if plain else digest
+
+
+@contextmanager
+def _one_sentence(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}); free some space or give "
+            "another output"
+        ) from error
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) or 0 :]
+
+
+def _whole_parts(path: Path, row_format: RowFormat) -> tuple[bytes, list[tuple[str, ...]]]:
+    """An earlier output without its torn end, and what its parts are."""
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        data = _expand(data)
+    lines = list(BytesIO(data))  # at \n only
+    texts = (line.decode("utf-8", errors="surrogateescape") for line in lines)
+    found, count = [], 0
+    try:
+        for length, fields in row_format.scan(texts):
+            count += length
+            if fields is not None:
+                found.append(fields)
+    except InputError as error:
+        raise InputError(f"{path} cannot be resumed: {error}; give another output") from error
+    return b"".join(lines[:count]), found
+
+
+def _expand(data: bytes) -> bytes:
+    """What can be read of gzip members, the last of which may be torn."""
+    parts = []
+    while data:
+        expander = zlib.decompressobj(wbits=31)
+        try:
+            parts.append(expander.decompress(data))
+        except zlib.error:  # torn within its first bytes
+            break
+        data = expander.unused_data
+    return b"".join(parts)
+
+
+def _clear(folder: Path, index: Path) -> None:
+    """Remove the CIFs that an earlier run wrote and listed."""
+    if index.exists():
+        for _, name in _whole_parts(index, CsvFormat(("id", "file")))[1]:
+            if Path(name).name == name and name.endswith(".cif"):
+                (folder / name).unlink(missing_ok=True)
+    if any(folder.glob("*.cif")):
+        raise InputError(f"the folder {folder} holds other CIF files; give a new one")

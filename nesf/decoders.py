@@ -1,0 +1,246 @@
+"""Learned fields: MLP decoders from a latent code and query points to offsets and species logits."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nesf.geometry import cart_to_frac, frac_to_cart
+
+Coordinates = Literal["fractional", "cartesian"]
+Conditioning = Literal["modulate", "concat"]
+
+
+class FourierFeatures(nn.Module):
+    """Sines and cosines of coordinates, with the coordinates themselves where not periodic.
+
+    `scale: linear` uses sin and cos of pi*k*x for k = 1..count, which tells 0 from 1 (an in-cell
+    field is not periodic) and has the symmetry positions 0, 1/2, 1/3, 1/4 at its nodes.
+    `scale: octave` uses 2^k for k = 0..count-1 (NeRF, arXiv:2003.08934, eq. 4). `periodic` keeps
+    only whole turns, 2*pi*k*x, and drops the coordinates.
+
+    Args:
+        count: frequencies per axis; 0 hands on the bare coordinates.
+        scale: how the frequencies grow.
+        periodic: features of period 1 only.
+    """
+
+    frequencies: Tensor
+
+    def __init__(
+        self,
+        count: int,
+        scale: Literal["linear", "octave"] = "linear",
+        periodic: bool = False,
+    ) -> None:
+        super().__init__()
+        steps = torch.arange(count, dtype=torch.float32)
+        multiples = steps + 1 if scale == "linear" else 2.0**steps
+        turn = 2 * math.pi if periodic else math.pi
+        self.register_buffer("frequencies", turn * multiples, persistent=False)
+        self.periodic = periodic and count > 0
+        self.out_features = 3 * 2 * count + (0 if self.periodic else 3)
+
+    def forward(self, x: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b f"]:
+        """Coordinates (..., 3) to features (..., F)."""
+        angles = (x.unsqueeze(-1) * self.frequencies).flatten(-2)  # (..., 3, K) -> (..., 3K)
+        parts = [angles.sin(), angles.cos()]
+        return torch.cat(parts if self.periodic else [x, *parts], dim=-1)
+
+
+class ModulatedMLP(nn.Module):
+    """Residual MLP over query features whose every block is scaled and shifted by the latent.
+
+    The modulation (FiLM, arXiv:1709.07871) comes first in each block, on the block's hidden
+    units: with Fourier features as input, a product of latent and query is what reads a density
+    out of its Fourier coefficients.
+    """
+
+    def __init__(
+        self, latent_dim: int, query_dim: int, widths: Sequence[int], out_features: int
+    ) -> None:
+        super().__init__()
+        width = widths[0]
+        if any(w != width for w in widths):
+            raise ValueError(f"a modulated decoder has one width, not {list(widths)}")
+        self.enter = nn.Linear(query_dim, width)
+        self.expand = nn.ModuleList(nn.Linear(width, width) for _ in widths)
+        self.contract = nn.ModuleList(nn.Linear(width, width) for _ in widths)
+        self.modulation = nn.Linear(latent_dim, (2 * len(widths) + 2) * width)
+        self.leave = nn.Linear(width, out_features)
+        for layer in self.contract:
+            layer.weight.data.mul_(1 / math.sqrt(len(widths)))  # type: ignore[operator, union-attr]
+
+    def forward(
+        self, latent: Float[Tensor, "b l"], features: Float[Tensor, "b q f"]
+    ) -> Float[Tensor, "b q o"]:
+        """Latent (B, L) and query features (B, Q, F) to outputs (B, Q, O)."""
+        # (B, 2(K+1)W) -> 2(K+1) of (B, 1, W)
+        codes = self.modulation(latent).unsqueeze(1).chunk(2 * len(self.expand) + 2, dim=-1)
+        hidden = F.gelu(torch.addcmul(codes[1], self.enter(features), 1 + codes[0]))
+        for i, (expand, contract) in enumerate(zip(self.expand, self.contract, strict=True)):
+            scale, shift = codes[2 * i + 2], codes[2 * i + 3]
+            inner = F.gelu(torch.addcmul(shift, expand(hidden), 1 + scale))
+            hidden = hidden + contract(inner)
+        return self.leave(hidden)
+
+
+class ConcatMLP(nn.Module):
+    """The published decoder: an MLP with the query features appended at every layer.
+
+    Chiba et al., arXiv:2212.13120: the latent and the query enter the first layer, the query
+    features again every later one; ReLU between the layers.
+    """
+
+    def __init__(
+        self, latent_dim: int, query_dim: int, widths: Sequence[int], out_features: int
+    ) -> None:
+        super().__init__()
+        inputs = [latent_dim, *widths]
+        self.layers = nn.ModuleList(
+            nn.Linear(n + query_dim, m)
+            for n, m in zip(inputs, [*widths, out_features], strict=True)
+        )
+
+    def forward(
+        self, latent: Float[Tensor, "b l"], features: Float[Tensor, "b q f"]
+    ) -> Float[Tensor, "b q o"]:
+        """Latent (B, L) and query features (B, Q, F) to outputs (B, Q, O)."""
+        first = self.layers[0]
+        # the latent's share of the first layer, once for each crystal and not for each query
+        ours, theirs = first.weight.split([latent.shape[1], features.shape[2]], dim=1)  # type: ignore[operator]
+        constant = F.linear(latent, ours, first.bias).unsqueeze(1)  # type: ignore[arg-type]
+        hidden = torch.relu(F.linear(features, theirs) + constant)
+        for layer in self.layers[1:-1]:
+            hidden = torch.relu(layer(torch.cat([hidden, features.to(hidden.dtype)], dim=-1)))
+        hidden = self.layers[-1](torch.cat([hidden, features.to(hidden.dtype)], dim=-1))
+        return hidden
+
+
+class FieldDecoder(nn.Module):
+    """What both fields share: coordinates, Fourier features and the conditioned MLP.
+
+    Args:
+        latent_dim: length L of the latent code.
+        out_features: numbers for each query.
+        widths: hidden widths; their number is the depth.
+        conditioning: `modulate` (ModulatedMLP) or `concat` (ConcatMLP, as published).
+        coordinates: in what the network sees the query: `fractional` or `cartesian` (Å).
+        harmonics: Fourier frequencies per axis; 0 for bare coordinates.
+        harmonic_scale: `linear` or `octave`, see FourierFeatures.
+        periodic: features of period one cell; needs fractional coordinates.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        out_features: int,
+        widths: Sequence[int],
+        conditioning: Conditioning = "modulate",
+        coordinates: Coordinates = "fractional",
+        harmonics: int = 8,
+        harmonic_scale: Literal["linear", "octave"] = "linear",
+        periodic: bool = False,
+    ) -> None:
+        super().__init__()
+        if periodic and coordinates == "cartesian":
+            raise ValueError("a periodic field needs fractional coordinates")
+        self.coordinates = coordinates
+        self.features = FourierFeatures(harmonics, harmonic_scale, periodic)
+        kind = {"modulate": ModulatedMLP, "concat": ConcatMLP}[conditioning]
+        self.mlp = kind(latent_dim, self.features.out_features, widths, out_features)
+
+    def decode(
+        self,
+        latent: Float[Tensor, "b l"],
+        query: Float[Tensor, "b q 3"],
+        lattice: Float[Tensor, "b 3 3"],
+    ) -> Float[Tensor, "b q o"]:
+        """The MLP's answer at Cartesian query points (Å), in the network's own units."""
+        if self.coordinates == "fractional":
+            query = cart_to_frac(query, lattice)
+        return self.mlp(latent, self.features(query)).float()
+
+
+class PositionField(FieldDecoder):
+    """Displacement from a query point to the nearest atom, as an MLP of latent and query.
+
+    Args: as `FieldDecoder`, without `out_features`.
+    """
+
+    # the mean fractional distance to the nearest atom is about a quarter of a small cell
+    OFFSET_SCALE = 0.25
+
+    def __init__(
+        self,
+        latent_dim: int,
+        widths: Sequence[int] = (256,) * 6,
+        conditioning: Conditioning = "modulate",
+        coordinates: Coordinates = "fractional",
+        harmonics: int = 8,
+        harmonic_scale: Literal["linear", "octave"] = "linear",
+        periodic: bool = False,
+    ) -> None:
+        super().__init__(
+            latent_dim, 3, widths, conditioning, coordinates, harmonics, harmonic_scale, periodic
+        )
+
+    def forward(
+        self,
+        latent: Float[Tensor, "b l"],
+        query: Float[Tensor, "b q 3"],
+        lattice: Float[Tensor, "b 3 3"],
+    ) -> Float[Tensor, "b q 3"]:
+        """Offsets (B, Q, 3), Å, at Cartesian query points (B, Q, 3), Å.
+
+        Args:
+            latent: (B, L) latent codes.
+            query: (B, Q, 3) query points, Å.
+            lattice: (B, 3, 3) cell vectors, Å; used by fractional coordinates only.
+        """
+        out = self.decode(latent, query, lattice)
+        if self.coordinates == "fractional":
+            return frac_to_cart(out * self.OFFSET_SCALE, lattice)
+        return out
+
+
+class SpeciesField(FieldDecoder):
+    """Logits over elements (class Z - 1) of the atom nearest to a query point.
+
+    Args: as `FieldDecoder`, with `num_species` for `out_features`.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        num_species: int = 94,
+        widths: Sequence[int] = (256,) * 3,
+        conditioning: Conditioning = "modulate",
+        coordinates: Coordinates = "fractional",
+        harmonics: int = 8,
+        harmonic_scale: Literal["linear", "octave"] = "linear",
+        periodic: bool = False,
+    ) -> None:
+        super().__init__(
+            latent_dim,
+            num_species,
+            widths,
+            conditioning,
+            coordinates,
+            harmonics,
+            harmonic_scale,
+            periodic,
+        )
+
+    def forward(
+        self,
+        latent: Float[Tensor, "b l"],
+        query: Float[Tensor, "b q 3"],
+        lattice: Float[Tensor, "b 3 3"],
+    ) -> Float[Tensor, "b q s"]:
+        """Logits (B, Q, S) at Cartesian query points (B, Q, 3), Å; arguments as PositionField."""
+        return self.decode(latent, query, lattice)

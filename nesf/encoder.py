@@ -1,0 +1,130 @@
+"""PointNet encoder: a set of atoms and its cell to one latent vector, in any order of the atoms."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from nesf.crystal import CrystalBatch
+from nesf.decoders import Coordinates, FourierFeatures
+from nesf.geometry import lattice_to_parameters, wrap_frac
+
+# typical cell length (Å) and a right angle: cell features near 0 and of order 1
+LENGTH_SCALE, RIGHT_ANGLE = 5.0, math.pi / 2
+
+
+def cell_features(lattice: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 6"]:
+    """Lengths (in 5 Å) and angles (radians from 90°) of each cell."""
+    lengths, angles = lattice_to_parameters(lattice)
+    return torch.cat([lengths / LENGTH_SCALE - 1, angles - RIGHT_ANGLE], dim=-1)
+
+
+def masked_pool(
+    x: Float[Tensor, "b n w"], mask: Bool[Tensor, "b n"], mean: bool = True
+) -> Float[Tensor, "b p"]:
+    """Max over the atoms, with the mean beside it if asked for: (B, N, W) -> (B, W or 2W)."""
+    keep = mask.unsqueeze(-1)
+    largest = x.masked_fill(~keep, -math.inf).amax(dim=1)
+    # a row without atoms has nothing to pool
+    largest = torch.where(mask.any(dim=1, keepdim=True), largest, 0.0)
+    if not mean:
+        return largest
+    count = mask.sum(dim=1, keepdim=True).clamp_min(1)
+    return torch.cat([largest, (x * keep).sum(dim=1) / count], dim=-1)
+
+
+def mlp(sizes: Sequence[int], activation: type[nn.Module] = nn.GELU) -> nn.Sequential:
+    """Linear layers of the given sizes with an activation between them, none at the end."""
+    layers: list[nn.Module] = []
+    for n, m in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(n, m), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+class PointNetEncoder(nn.Module):
+    """Crystal to latent: features of each atom, pooled over the atoms (PointNet, arXiv:1612.00593).
+
+    After each stage the pooled vector is handed back to every atom, so that later stages see an
+    atom together with the whole crystal.
+
+    Args:
+        latent_dim: length L of the latent code.
+        num_species: elements known, by Z from 1.
+        width: hidden width.
+        stages: rounds of atom features and pooling.
+        harmonics: Fourier frequencies of the atoms' fractional coordinates.
+        periodic: coordinates enter through features of period one cell only.
+        margin: in-cell atoms are wrapped into [-margin, 1 - margin).
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 256,
+        num_species: int = 94,
+        width: int = 512,
+        stages: int = 2,
+        harmonics: int = 8,
+        periodic: bool = False,
+        margin: float = 0.02,
+    ) -> None:
+        super().__init__()
+        self.margin = margin
+        self.coordinates = FourierFeatures(harmonics, "linear", periodic)
+        self.species = nn.Embedding(num_species, width)
+        self.enter = nn.Linear(self.coordinates.out_features + 6, width)
+        self.stages = nn.ModuleList(mlp([width, width, width]) for _ in range(stages))
+        self.context = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(stages - 1))
+        self.leave = mlp([2 * width + 6 + 1, width, latent_dim])
+
+    def forward(self, crystals: CrystalBatch) -> Float[Tensor, "b l"]:
+        """Latent codes (B, L) of B crystals."""
+        frac = wrap_frac(crystals.frac_coords, self.margin)
+        cell = cell_features(crystals.lattice)
+        per_atom = cell.unsqueeze(1).expand(-1, frac.shape[1], -1)  # (B, 6) -> (B, N, 6)
+        place = self.enter(torch.cat([self.coordinates(frac), per_atom], dim=-1))
+        # the product ties an element to its place, which a sum over atoms would lose
+        x = nn.functional.gelu(place * (1 + self.species(crystals.species)))
+        for i, stage in enumerate(self.stages):
+            x = x + stage(x)
+            pooled = masked_pool(x, crystals.mask)
+            if i < len(self.context):
+                x = nn.functional.gelu(x + self.context[i](pooled).unsqueeze(1))
+        count = crystals.num_atoms.unsqueeze(-1).to(cell.dtype).log1p()
+        return self.leave(torch.cat([pooled, cell, count], dim=-1)).float()
+
+
+class PublishedEncoder(nn.Module):
+    """The encoder of Chiba et al. (arXiv:2212.13120), as described there and in its code.
+
+    Positions go through 3-64-128-128, one-hot species to 128-128, both are mixed to 512 and
+    max-pooled over the atoms; cell lengths and angles are appended before the last MLP.
+
+    Args:
+        latent_dim: length L of the latent code.
+        num_species: elements known, by Z from 1.
+        coordinates: `cartesian` as published, or `fractional`.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 192,
+        num_species: int = 94,
+        coordinates: Coordinates = "cartesian",
+    ) -> None:
+        super().__init__()
+        self.coordinates = coordinates
+        self.position = mlp([3, 64, 128, 128], nn.ReLU)
+        self.species = nn.Sequential(nn.Embedding(num_species, 128), nn.ReLU(), nn.Linear(128, 128))
+        self.mix = mlp([256, 256, 512], nn.ReLU)
+        self.leave = mlp([512 + 6, 256, latent_dim], nn.ReLU)
+
+    def forward(self, crystals: CrystalBatch) -> Float[Tensor, "b l"]:
+        """Latent codes (B, L) of B crystals."""
+        crystals = crystals.replace(frac_coords=wrap_frac(crystals.frac_coords))
+        place = crystals.cart_coords if self.coordinates == "cartesian" else crystals.frac_coords
+        x = torch.cat([self.position(place), self.species(crystals.species)], dim=-1)
+        pooled = masked_pool(self.mix(x), crystals.mask, mean=False)
+        lengths, angles = lattice_to_parameters(crystals.lattice)
+        return self.leave(torch.cat([pooled, lengths, angles], dim=-1)).float()

@@ -1,0 +1,207 @@
+"""Where the fields are asked while they are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nesf.crystal import CrystalBatch
+from nesf.geometry import NearestImage, frac_to_cart, wrap_frac
+from nesf.neighbors import nearest_atoms
+
+
+@dataclass(frozen=True)
+class QueryBlock:
+    """Query points in rows, each row belonging to one crystal.
+
+    Attributes:
+        crystal: (R,) index of each row's crystal in the batch.
+        query: (R, Q, 3) query points, Cartesian, Å.
+    """
+
+    crystal: Int[Tensor, " r"]
+    query: Float[Tensor, "r q 3"]
+
+
+@dataclass(frozen=True)
+class FieldTarget:
+    """The exact fields at the points of a QueryBlock.
+
+    Attributes:
+        offset: (R, Q, 3) displacement to the nearest atom, Å.
+        species: (R, Q) class of that atom, Z - 1.
+    """
+
+    offset: Float[Tensor, "r q 3"]
+    species: Int[Tensor, "r q"]
+
+
+@dataclass(frozen=True)
+class TrainingQueries:
+    """What one training step asks: blocks for the position field and for the species field."""
+
+    position: tuple[QueryBlock, ...]
+    species: tuple[QueryBlock, ...]
+
+
+class QuerySampler(Protocol):
+    """Draws the queries of a training step."""
+
+    def __call__(self, crystals: CrystalBatch, generator: torch.Generator) -> TrainingQueries:
+        """Queries for a batch, drawn from `generator` alone."""
+
+
+def field_target(
+    block: QueryBlock, crystals: CrystalBatch, margin: float, images: NearestImage | None = None
+) -> FieldTarget:
+    """The exact answers at a block's points.
+
+    Args:
+        block: the query points.
+        crystals: the batch that the block's rows point into.
+        margin: in-cell atoms are wrapped into [-margin, 1 - margin).
+        images: with it, the nearest periodic image; one lattice a row of the block.
+    """
+    atoms = in_cell_coords(crystals, margin)[block.crystal]  # (B, N, 3) -> (R, N, 3)
+    offset, index = nearest_atoms(block.query, atoms, crystals.mask[block.crystal], images)
+    return FieldTarget(offset, crystals.species[block.crystal].gather(1, index))
+
+
+def in_cell_coords(crystals: CrystalBatch, margin: float) -> Float[Tensor, "b n 3"]:
+    """Cartesian coordinates (Å) of the atoms wrapped into [-margin, 1 - margin) of the cell."""
+    return frac_to_cart(wrap_frac(crystals.frac_coords, margin), crystals.lattice)
+
+
+def uniform_in_cell(
+    lattice: Float[Tensor, "b 3 3"], count: int, generator: torch.Generator, margin: float = 0.0
+) -> Float[Tensor, "b q 3"]:
+    """Points uniform over each cell's volume, Å; over [-margin, 1 - margin) of it."""
+    shape = (lattice.shape[0], count, 3)
+    frac = torch.rand(shape, generator=generator, device=lattice.device, dtype=lattice.dtype)
+    return frac_to_cart(frac - margin, lattice)
+
+
+@dataclass(frozen=True)
+class CellQueries:
+    """As many queries for every crystal: uniform over the cell, and around random atoms.
+
+    The distance from the atom is drawn anew for each query, Gaussian of a width uniform in
+    [0, near_width], so that the last, exact step of a particle is trained as well as the first.
+
+    Attributes:
+        uniform: position queries uniform over the cell, each crystal.
+        near: position queries around atoms, each crystal.
+        near_width: largest standard deviation around an atom, Å.
+        species: species queries around atoms, each crystal.
+        species_width: largest standard deviation of the species queries, Å.
+        margin: of the in-cell atoms, see `wrap_frac`; the same as the model's.
+    """
+
+    uniform: int = 64
+    near: int = 64
+    near_width: float = 0.6
+    species: int = 32
+    species_width: float = 0.3
+    margin: float = 0.02
+
+    def __call__(self, crystals: CrystalBatch, generator: torch.Generator) -> TrainingQueries:
+        """Queries for a batch: one block of each kind, a row a crystal."""
+        rows = torch.arange(len(crystals), device=crystals.device)
+        spread = uniform_in_cell(crystals.lattice, self.uniform, generator, self.margin)
+        near = self._around_atoms(crystals, self.near, self.near_width, generator)
+        species = self._around_atoms(crystals, self.species, self.species_width, generator)
+        return TrainingQueries(
+            position=(QueryBlock(rows, torch.cat([spread, near], dim=1)),),
+            species=(QueryBlock(rows, species),),
+        )
+
+    def _around_atoms(
+        self, crystals: CrystalBatch, count: int, width: float, generator: torch.Generator
+    ) -> Tensor:
+        atoms = in_cell_coords(crystals, self.margin)
+        device, dtype = atoms.device, atoms.dtype
+        shape = (len(crystals), count)
+        draw = torch.rand(shape, generator=generator, device=device)
+        index = (draw * crystals.num_atoms.unsqueeze(-1)).long()
+        centre = atoms.gather(1, index.unsqueeze(-1).expand(-1, -1, 3))  # (B, Q, 3)
+        sigma = width * torch.rand((*shape, 1), generator=generator, device=device, dtype=dtype)
+        return centre + sigma * torch.randn(
+            (*shape, 3), generator=generator, device=device, dtype=dtype
+        )
+
+
+@dataclass(frozen=True)
+class PublishedQueries:
+    """The queries of Chiba et al. (arXiv:2212.13120), as the authors' code draws them.
+
+    For positions: a grid over a box that holds every training crystal, and a small grid around
+    each atom; for species: a finer grid around each atom; all jittered.
+
+    Attributes:
+        box: (lower, upper) corners of the box over the training set, Å.
+        grid_spacing: of the box's grid, Å.
+        grid_jitter: uniform jitter of each point, +- Å.
+        near_side: points along each side of the cube around an atom.
+        near_spacing: of that cube, Å.
+        near_jitter: +- Å.
+        species_side: the same for the species queries.
+        species_spacing: Å.
+        species_jitter: +- Å.
+    """
+
+    box: tuple[tuple[float, float, float], tuple[float, float, float]] = ((0, 0, 0), (6, 6, 6))
+    grid_spacing: float = 1.0
+    grid_jitter: float = 0.5
+    near_side: int = 4
+    near_spacing: float = 0.3
+    near_jitter: float = 0.15
+    species_side: int = 6
+    species_spacing: float = 0.1
+    species_jitter: float = 0.05
+
+    def __call__(self, crystals: CrystalBatch, generator: torch.Generator) -> TrainingQueries:
+        """Queries for a batch: a grid for each crystal, and a row of its own for each atom."""
+        like = crystals.lattice
+        atoms = in_cell_coords(crystals, 0.0)[crystals.mask]  # (T, 3)
+        owner = crystals.mask.nonzero()[:, 0]  # (T,)
+        grid = self._box_grid(like).expand(len(crystals), -1, -1)
+        near = atoms.unsqueeze(1) + _cube(self.near_side, self.near_spacing, like)
+        species = atoms.unsqueeze(1) + _cube(self.species_side, self.species_spacing, like)
+        rows = torch.arange(len(crystals), device=crystals.device)
+        return TrainingQueries(
+            position=(
+                QueryBlock(rows, _jitter(grid, self.grid_jitter, generator)),
+                QueryBlock(owner, _jitter(near, self.near_jitter, generator)),
+            ),
+            species=(QueryBlock(owner, _jitter(species, self.species_jitter, generator)),),
+        )
+
+    def _box_grid(self, like: Tensor) -> Tensor:
+        axes = [
+            torch.arange(low, high + 0.5 * self.grid_spacing, self.grid_spacing)
+            for low, high in zip(*self.box, strict=True)
+        ]
+        return torch.cartesian_prod(*axes).to(like)
+
+
+def _cube(side: int, spacing: float, like: Tensor) -> Tensor:
+    steps = (torch.arange(side) - (side - 1) / 2) * spacing
+    return torch.cartesian_prod(steps, steps, steps).to(like)  # (side^3, 3)
+
+
+def _jitter(points: Tensor, width: float, generator: torch.Generator) -> Tensor:
+    draw = torch.rand(points.shape, generator=generator, device=points.device, dtype=points.dtype)
+    return points + (2 * draw - 1) * width
+
+
+def bounding_box(
+    coords: Sequence[Float[Tensor, "n 3"]],
+) -> tuple[list[float], list[float]]:
+    """Corners (Å) of the box that holds all atoms, for `PublishedQueries.box`."""
+    every = torch.cat(list(coords))
+    return every.amin(0).tolist(), every.amax(0).tolist()

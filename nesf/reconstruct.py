@@ -1,0 +1,316 @@
+"""From fields back to crystals: particles -> move -> cluster -> score -> choose -> species.
+
+Particles on a grid follow the position field to the atoms, as in Chiba et al. (arXiv:2212.13120),
+and rest there in clusters. Each cluster is a candidate site; queries scattered around it tell
+true sites, whose neighbourhood agrees on one place, from false ones. Where the number of sites
+is not what the fields claim, the crystal is asked again on a finer grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nesf.clustering import ClusterBackend
+from nesf.crystal import CrystalBatch
+from nesf.fields import CrystalFields
+from nesf.geometry import cart_to_frac, plane_spacings, reduce_lattice, wrap_frac
+from nesf.particles import (
+    ask,
+    grid_particles,
+    grid_shape,
+    inside_cell,
+    merge_particles,
+    move_particles,
+)
+from nesf.sites import (
+    Sites,
+    choose_sites,
+    drop_neighbours,
+    score_sites,
+    sites_of_clusters,
+    vote_species,
+)
+
+# Å; a flatter or longer cell is the output of a poor model and holds no atoms that could be found
+MIN_PLANE_SPACING, MAX_LENGTH = 0.1, 1000.0
+
+
+@dataclass(frozen=True)
+class ReconstructOptions:
+    """Every knob of the reconstruction.
+
+    Attributes:
+        grid_spacing: of the first particles, Å; each atom needs one particle nearer to it than
+            to any other atom.
+        moves: steps p <- p + f(p) of each particle; two do for exact fields.
+        max_last_step: particles that still move farther than this have not arrived, Å.
+        voxel: particles in one voxel of this edge go on as one, Å.
+        link_radius: arrived particles nearer than this belong to one cluster, Å.
+        min_cluster_size: particles that a cluster needs.
+        outside: in-cell fields: how far outside of the cell a particle may arrive, Å.
+        spread_queries: queries around each candidate that predict its site again; their median
+            is the site, and their mean distance from it the spread.
+        spread_sigma: standard deviation of these queries along each axis, Å.
+        cluster_radius: of two sites nearer than this only the one of less spread stays, Å.
+        sure_spread: sites below are kept even where the fields claim fewer atoms, Å.
+        max_spread: sites below are kept where the fields claim nothing, Å.
+        relaxed_spread: sites below are admitted where the fields claim more atoms, Å.
+        refine_moves: further steps of the chosen sites alone.
+        species_queries: queries around each site whose log-probabilities are averaged.
+        species_sigma: standard deviation of these queries along each axis, Å.
+        element_prior: weight of the fields' `element_logits` in the vote; 0 ignores them.
+        max_rounds: how often a crystal is asked whose count is not the claimed one.
+        finer_grid: the grid spacing of each further round, as a share of the one before.
+        more_moves: moves added in each further round.
+        jitter: shift the grid by up to half a step in a random direction.
+        max_particles: particles held at once; a cell that alone needs more gets a coarser grid.
+        max_queries: query points to one call of a field, which bounds the network's memory.
+        backend: of the clustering, see `nesf.clustering.cluster_particles`.
+    """
+
+    grid_spacing: float = 0.65
+    moves: int = 6
+    max_last_step: float = 0.3
+    voxel: float = 0.05
+    link_radius: float = 0.15
+    min_cluster_size: float = 1.0
+    outside: float = 0.5
+    spread_queries: int = 48
+    spread_sigma: float = 0.15
+    cluster_radius: float = 0.35
+    sure_spread: float = 0.03
+    max_spread: float = 0.12
+    relaxed_spread: float = 0.25
+    refine_moves: int = 1
+    species_queries: int = 32
+    species_sigma: float = 0.1
+    element_prior: float = 1.0
+    max_rounds: int = 2
+    finer_grid: float = 0.7
+    more_moves: int = 4
+    jitter: bool = False
+    max_particles: int = 2**18
+    max_queries: int = 2**16
+    backend: ClusterBackend = "auto"
+
+    def __post_init__(self) -> None:
+        positive = ("grid_spacing", "max_last_step", "voxel", "link_radius", "cluster_radius")
+        for name in (*positive, "spread_sigma", "species_sigma", "min_cluster_size"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("moves", "spread_queries", "species_queries", "max_rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("max_particles", "max_queries"):
+            if getattr(self, name) < 1000:
+                raise ValueError(f"{name} must be at least 1000, not {getattr(self, name)}")
+        for name in ("refine_moves", "more_moves", "outside", "element_prior"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if not 0 < self.finer_grid <= 1:
+            raise ValueError(f"finer_grid must be in (0, 1], not {self.finer_grid}")
+        if not 0 <= self.sure_spread <= self.max_spread <= self.relaxed_spread:
+            raise ValueError("need 0 <= sure_spread <= max_spread <= relaxed_spread")
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Crystals read out of fields, and how far to trust them.
+
+    Attributes:
+        crystals: B crystals, sites wrapped into the cell; one without atoms is a failure.
+        site_spread: (B, N) how far the local predictions of each site scatter, Å.
+        site_size: (B, N) how many particles arrived at each site.
+        count_agrees: (B,) whether the atoms found are as many as the fields claim; None if
+            the fields claim nothing.
+        confidence: (B,) in 0..1: the mean over the sites of 1 - spread / relaxed_spread, times
+            the ratio of the found and the claimed count (the smaller over the larger); 0 for a
+            crystal without atoms. A score that orders crystals, not a probability.
+    """
+
+    crystals: CrystalBatch
+    site_spread: Float[Tensor, "b n"]
+    site_size: Float[Tensor, "b n"]
+    count_agrees: Bool[Tensor, " b"] | None
+    confidence: Float[Tensor, " b"]
+
+
+@torch.no_grad()
+def reconstruct(
+    fields: CrystalFields,
+    options: ReconstructOptions | None = None,
+    ids: Sequence[str] | None = None,
+    generator: torch.Generator | None = None,
+) -> Reconstruction:
+    """Read the crystals out of their fields.
+
+    All crystals share one draw of the local queries, so that a crystal comes out the same in
+    any batch, and the same again from the same generator state.
+
+    Args:
+        fields: of B crystals, exact or learned.
+        options: every knob.
+        ids: B identifiers; "0", "1", ... by default.
+        generator: of the local queries; a fixed seed by default.
+
+    Returns:
+        The crystals in the fields' order. Cells without a volume come back without atoms.
+    """
+    options = options or ReconstructOptions()
+    generator = generator or torch.Generator().manual_seed(0)
+    noise = _Noise.draw(options, generator, fields.lattice)
+    usable = _usable(fields.lattice).nonzero().squeeze(-1)
+    parts = []
+    for group in _groups(fields, usable, options):
+        part = fields if len(group) == len(fields) else fields.select(group)
+        sites = _find(part, options, noise)
+        parts.append(sites.replace(crystal=group[sites.crystal]))
+    return _pack(fields, Sites.join(parts, fields.lattice), options, ids)
+
+
+@dataclass(frozen=True)
+class _Noise:
+    spread: Float[Tensor, "k 3"]
+    species: Float[Tensor, "j 3"]
+    jitter: Float[Tensor, " 3"] | None
+
+    @staticmethod
+    def draw(options: ReconstructOptions, generator: torch.Generator, like: Tensor) -> _Noise:
+        def normal(count: int, sigma: float) -> Tensor:
+            draw = torch.randn(count, 3, generator=generator, device=generator.device)
+            return draw.to(like) * sigma
+
+        spread = normal(options.spread_queries, options.spread_sigma)
+        species = normal(options.species_queries, options.species_sigma)
+        jitter = None
+        if options.jitter:
+            jitter = torch.rand(3, generator=generator, device=generator.device).to(like) - 0.5
+        return _Noise(spread, species, jitter)
+
+
+def _usable(lattice: Float[Tensor, "b 3 3"]) -> Bool[Tensor, " b"]:
+    """Cells that can hold atoms: finite, with a volume, of a bearable size."""
+    finite = torch.isfinite(lattice).all(-1).all(-1)
+    sound = torch.where(finite.view(-1, 1, 1), lattice, torch.eye(3).to(lattice))
+    thick = plane_spacings(sound).amin(-1) >= MIN_PLANE_SPACING
+    return finite & thick & (sound.norm(dim=-1).amax(-1) <= MAX_LENGTH)
+
+
+def _groups(
+    fields: CrystalFields, index: Int[Tensor, " k"], options: ReconstructOptions
+) -> list[Tensor]:
+    """Crystals in groups of at most `max_particles` particles, and 4096 crystals, together."""
+    if not len(index):
+        return []
+    shape = grid_shape(fields.lattice[index], options.grid_spacing, options.max_particles)
+    total = shape.prod(-1).cumsum(0)
+    place = torch.arange(len(index), device=total.device)
+    bins = total.sub(1) // options.max_particles + place // 4096  # both ascend, so the sum does
+    return list(index.split(torch.unique_consecutive(bins, return_counts=True)[1].tolist()))
+
+
+def _find(fields: CrystalFields, options: ReconstructOptions, noise: _Noise) -> Sites:
+    """The sites of a group of crystals, asked again where the count is not the claimed one."""
+    pool = Sites.join([], fields.lattice)
+    todo = torch.arange(len(fields), device=fields.device)
+    spacing, moves = options.grid_spacing, options.moves
+    for _ in range(options.max_rounds):
+        part = fields if len(todo) == len(fields) else fields.select(todo)
+        found = _candidates(part, spacing, moves, options, noise)
+        found = found.replace(crystal=todo[found.crystal])
+        pool = Sites.join([pool, found], fields.lattice)
+        pool = drop_neighbours(pool, fields.lattice, options.cluster_radius)
+        chosen = choose_sites(
+            pool,
+            fields.num_atoms,
+            len(fields),
+            options.sure_spread,
+            options.max_spread,
+            options.relaxed_spread,
+        )
+        if fields.num_atoms is None:
+            break
+        counts = torch.bincount(pool.crystal[chosen], minlength=len(fields))
+        todo = (counts != fields.num_atoms).nonzero().squeeze(-1)
+        if not len(todo):
+            break
+        spacing, moves = spacing * options.finer_grid, moves + options.more_moves
+    sites = _refine(fields, pool.pick(chosen), options)
+    species = vote_species(
+        fields,
+        sites.cart_coords,
+        sites.crystal,
+        noise.species,
+        options.element_prior,
+        options.max_queries,
+    )
+    return sites.replace(species=species)
+
+
+def _candidates(
+    fields: CrystalFields, spacing: float, moves: int, options: ReconstructOptions, noise: _Noise
+) -> Sites:
+    """One round: particles -> move -> cluster -> score."""
+    particles = grid_particles(fields, spacing, options.max_particles, noise.jitter)
+    particles, step = move_particles(fields, particles, moves, options.voxel, options.max_queries)
+    arrived = step <= options.max_last_step  # false for NaN
+    cells = reduce_lattice(fields.lattice) if fields.periodic else None
+    if cells is None:
+        arrived &= inside_cell(particles, fields, options.outside)
+    particles = merge_particles(particles.keep(arrived), options.voxel, cells)
+    sites = sites_of_clusters(
+        particles, options.link_radius, options.min_cluster_size, cells, options.backend
+    )
+    return score_sites(fields, sites, noise.spread, options.max_queries)
+
+
+def _refine(fields: CrystalFields, sites: Sites, options: ReconstructOptions) -> Sites:
+    """A few more steps of the sites themselves, short ones only."""
+    for _ in range(options.refine_moves):
+        points = sites.cart_coords
+        step = ask(fields, "position", points, sites.crystal, options.max_queries)
+        # a step to another site, or to nowhere, refines nothing
+        short = step.norm(dim=-1, keepdim=True) < options.cluster_radius / 2
+        sites = sites.replace(cart_coords=torch.where(short, points + step, points))
+    return sites
+
+
+def _pack(
+    fields: CrystalFields,
+    sites: Sites,
+    options: ReconstructOptions,
+    ids: Sequence[str] | None,
+) -> Reconstruction:
+    """Sites of all crystals into padded tensors."""
+    size = len(fields)
+    counts = torch.bincount(sites.crystal, minlength=size)
+    lattice = fields.lattice
+    cells = lattice[sites.crystal]
+    frac = cart_to_frac(sites.cart_coords.unsqueeze(1), cells).squeeze(1)
+    crystals = CrystalBatch.from_flat(
+        wrap_frac(frac),
+        sites.species + 1,
+        counts,
+        lattice,
+        ids if ids is not None else [str(i) for i in range(size)],
+    )
+
+    def padded(values: Tensor) -> Tensor:
+        out = values.new_zeros(crystals.mask.shape)
+        out[crystals.mask] = values
+        return out
+
+    sharp = (1 - sites.spread / options.relaxed_spread).clamp(0, 1)
+    confidence = padded(sharp).sum(-1) / counts.clamp_min(1)
+    agrees = None
+    if fields.num_atoms is not None:
+        claimed = fields.num_atoms
+        agrees = counts == claimed
+        least, most = torch.minimum(counts, claimed), torch.maximum(counts, claimed)
+        confidence = confidence * least / most.clamp_min(1)
+    return Reconstruction(crystals, padded(sites.spread), padded(sites.size), agrees, confidence)

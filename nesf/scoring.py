@@ -1,0 +1,60 @@
+"""Quick reconstruction scores on tensors, to watch a training run; reports use `eval`."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nesf.crystal import CrystalBatch
+from nesf.geometry import NearestImage, frac_to_cart
+from nesf.neighbors import nearest_atoms
+
+
+@dataclass(frozen=True)
+class QuickScores:
+    """Sums over B crystals, to be added up over batches and ranks.
+
+    Attributes:
+        crystals: B.
+        right_counts: crystals with as many atoms as there are.
+        atoms: true atoms.
+        distance: summed distance of the true atoms to the nearest predicted one, Å.
+        wrong_species: true atoms whose nearest predicted atom is another element.
+    """
+
+    crystals: Int[Tensor, ""]
+    right_counts: Int[Tensor, ""]
+    atoms: Int[Tensor, ""]
+    distance: Float[Tensor, ""]
+    wrong_species: Int[Tensor, ""]
+
+
+def quick_scores(predicted: CrystalBatch, reference: CrystalBatch) -> QuickScores:
+    """Score predictions, crystal by crystal in one order, periodic.
+
+    Predicted fractional coordinates are placed in the true cell. A crystal without predicted atoms
+    scores half the longest cell diagonal for each of its atoms, each of the wrong species.
+    """
+    images = NearestImage.of(reference.lattice)
+    found = frac_to_cart(predicted.frac_coords.to(reference.lattice), reference.lattice)
+    offset, index = nearest_atoms(reference.cart_coords, found, predicted.mask, images)
+    some: Bool[Tensor, "b 1"] = predicted.mask.any(-1, keepdim=True)
+    farthest = half_diagonal(reference.lattice).unsqueeze(-1)
+    distance = torch.where(some, offset.norm(dim=-1), farthest)
+    wrong = (predicted.atomic_numbers.gather(1, index) != reference.atomic_numbers) | ~some
+    return QuickScores(
+        crystals=torch.tensor(len(reference), device=reference.device),
+        right_counts=(predicted.num_atoms == reference.num_atoms).sum(),
+        atoms=reference.mask.sum(),
+        distance=distance[reference.mask].sum(),
+        wrong_species=(wrong & reference.mask).sum(),
+    )
+
+
+def half_diagonal(lattice: Float[Tensor, "b 3 3"]) -> Float[Tensor, " b"]:
+    """Half the longest body diagonal of each cell, Å."""
+    signs = torch.tensor(
+        [[1, 1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1]], dtype=lattice.dtype, device=lattice.device
+    )
+    return (signs @ lattice).norm(dim=-1).amax(-1) / 2

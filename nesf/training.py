@@ -1,0 +1,271 @@
+"""Training of the neural structure field: one LightningModule, its losses and its optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import lightning
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nesf.augment import Augmentation
+from nesf.autoencoder import NeSF
+from nesf.checkpoint import model_entry
+from nesf.crystal import CrystalBatch, standardised
+from nesf.encoder import cell_features
+from nesf.geometry import NearestImage
+from nesf.losses import (
+    elements_loss,
+    scaled_distance_loss,
+    species_loss,
+    squared_distance_loss,
+)
+from nesf.optimizer import MuonAdamW
+from nesf.queries import CellQueries, PublishedQueries, QueryBlock, field_target
+from nesf.random import generator_for
+from nesf.scoring import quick_scores
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Weights of the parts of the loss.
+
+    Attributes:
+        position_kind: `scaled` (error over 0.1 Å + half the distance) or `squared` (published).
+        position: weight of the position field's loss.
+        species: of the species field's cross-entropy.
+        cell: of the lattice head's loss.
+        cell_kind: `huber` on scaled lengths and angles, or `squared` on Å and radians (published).
+        count: of the count head's cross-entropy.
+        elements: of the elements head's binary cross-entropy.
+    """
+
+    position_kind: Literal["scaled", "squared"] = "scaled"
+    position: float = 1.0
+    species: float = 0.2
+    cell: float = 1.0
+    cell_kind: Literal["huber", "squared"] = "huber"
+    count: float = 0.1
+    elements: float = 0.02
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """Optimizer and schedule.
+
+    Attributes:
+        kind: `muon` (Muon on hidden matrices, AdamW on the rest), `adamw` or `adam`.
+        lr: learning rate.
+        muon_lr: multiple of it for the hidden matrices.
+        weight_decay: decoupled decay (`muon`, `adamw`).
+        warmup_steps: steps of linear warm-up.
+        schedule: `cosine` to `final_lr`, `halving` every `halving_epochs`, or `constant`.
+        final_lr: share of `lr` at the end of the cosine.
+        halving_epochs: epochs between halvings.
+    """
+
+    kind: Literal["muon", "adamw", "adam"] = "muon"
+    lr: float = 1e-3
+    muon_lr: float = 5.0
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    schedule: Literal["cosine", "halving", "constant"] = "cosine"
+    final_lr: float = 0.01
+    halving_epochs: int = 640
+
+    def build(self, module: torch.nn.Module) -> torch.optim.Optimizer:
+        """The optimizer over a module's parameters."""
+        if self.kind == "muon":
+            return MuonAdamW(module, self.lr, self.muon_lr, weight_decay=self.weight_decay)
+        if self.kind == "adamw":
+            return torch.optim.AdamW(
+                module.parameters(),
+                self.lr,
+                betas=(0.9, 0.99),
+                weight_decay=self.weight_decay,
+                fused=True,
+            )
+        return torch.optim.Adam(module.parameters(), self.lr, fused=True)
+
+    def factor(self, step: int, total: int, epoch_steps: int) -> float:
+        """Share of `lr` at a step of `total`, `epoch_steps` of them an epoch."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.schedule == "cosine":
+            done = min(1.0, step / max(1, total))
+            return warm * (
+                self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
+            )
+        if self.schedule == "halving":
+            return warm * 0.5 ** (step // max(1, self.halving_epochs * epoch_steps))
+        return warm
+
+
+class FieldTraining(lightning.LightningModule):
+    """Trains a `NeSF` on batches of crystals.
+
+    All that a step draws (augmentation, queries) comes from a generator keyed by seed, step and
+    rank, so that a resumed run repeats an unbroken one.
+
+    Args:
+        model: the network.
+        queries: where the fields are asked.
+        augmentation: how training crystals are changed.
+        losses: weights of the loss.
+        optimizer: optimizer and schedule.
+        seed: of augmentation and queries.
+        reconstruct_every: reconstruct validation crystals every so many epochs; 0 never.
+        reconstruct_count: validation crystals to reconstruct, over all ranks about so many.
+    """
+
+    def __init__(
+        self,
+        model: NeSF,
+        queries: CellQueries | PublishedQueries = CellQueries(),  # noqa: B008 frozen
+        augmentation: Augmentation = Augmentation(),  # noqa: B008 frozen
+        losses: LossOptions = LossOptions(),
+        optimizer: OptimizerOptions = OptimizerOptions(),
+        seed: int = 0,
+        reconstruct_every: int = 5,
+        reconstruct_count: int = 128,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.queries, self.augmentation = queries, augmentation
+        self.losses, self.optimizer_options = losses, optimizer
+        self.seed = seed
+        self.reconstruct_every, self.reconstruct_count = reconstruct_every, reconstruct_count
+
+    def training_step(self, batch: CrystalBatch, batch_idx: int) -> Tensor:
+        """One step: change the crystals, ask the fields, sum the losses."""
+        generator = generator_for(
+            self.seed, "step", self.global_step, batch_idx, self.global_rank, device=self.device
+        )
+        crystals = self.augmentation(standardised(batch), generator)
+        parts = self.loss_parts(crystals, generator)
+        self.log_dict({f"train/{k}": v for k, v in parts.items()}, batch_size=len(batch))
+        total = self.total_loss(parts)
+        self.log("train/loss", total, prog_bar=True, batch_size=len(batch))
+        return total
+
+    def loss_parts(self, crystals: CrystalBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The unweighted parts of the loss, and the mean position error (`position_error`, Å)."""
+        asked = self.queries(crystals, generator)
+        latent = self.model.encode(crystals)
+        position, error = self._position_loss(asked.position, crystals, latent)
+        heads = self.model.heads(latent)
+        count = crystals.num_atoms.clamp_max(self.model.max_atoms)
+        return {
+            "position": position,
+            "position_error": error,
+            "species": self._species_loss(asked.species, crystals, latent),
+            "cell": self._cell_loss(heads.cell, crystals),
+            "count": F.cross_entropy(heads.count, count),
+            "elements": elements_loss(heads.elements, crystals.species, crystals.mask),
+        }
+
+    def total_loss(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum of the parts."""
+        names = ("position", "species", "cell", "count", "elements")
+        return torch.stack([getattr(self.losses, name) * parts[name] for name in names]).sum()
+
+    def _position_loss(
+        self, blocks: tuple[QueryBlock, ...], crystals: CrystalBatch, latent: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        loss = scaled_distance_loss if self.losses.position_kind == "scaled" else (
+            squared_distance_loss
+        )  # fmt: skip
+        losses, errors, sizes = [], [], []
+        for block in blocks:
+            cell = crystals.lattice[block.crystal]
+            target = field_target(block, crystals, self.model.margin, self._images(cell))
+            predicted = self.model.position_decoder(latent[block.crystal], block.query, cell)
+            losses.append(loss(predicted, target.offset))
+            errors.append((predicted - target.offset).detach().norm(dim=-1).mean())
+            sizes.append(target.species.numel())
+        share = torch.tensor(sizes, device=latent.device, dtype=torch.float32)
+        share = share / share.sum()
+        return (torch.stack(losses) * share).sum(), (torch.stack(errors) * share).sum()
+
+    def _species_loss(
+        self, blocks: tuple[QueryBlock, ...], crystals: CrystalBatch, latent: Tensor
+    ) -> Tensor:
+        losses = []
+        for block in blocks:
+            cell = crystals.lattice[block.crystal]
+            target = field_target(block, crystals, self.model.margin, self._images(cell))
+            logits = self.model.species_decoder(latent[block.crystal], block.query, cell)
+            losses.append(species_loss(logits, target.species))
+        return torch.stack(losses).mean()
+
+    def _images(self, lattice: Tensor) -> NearestImage | None:
+        return NearestImage.of(lattice) if self.model.periodic else None
+
+    def _cell_loss(self, predicted: Tensor, crystals: CrystalBatch) -> Tensor:
+        target = cell_features(crystals.lattice)
+        if self.losses.cell_kind == "huber":
+            return F.smooth_l1_loss(predicted, target, beta=0.02)
+        # published: MSE of lengths in Å plus MSE of angles in radians
+        error = (predicted - target).square()
+        return 25 * error[:, :3].mean() + error[:, 3:].mean()
+
+    def validation_step(self, batch: CrystalBatch, batch_idx: int) -> None:
+        """The loss on fixed queries, and every so often a reconstruction."""
+        generator = generator_for(
+            self.seed, "validation", batch_idx, self.global_rank, device=self.device
+        )
+        crystals = standardised(batch)
+        parts = self.loss_parts(crystals, generator)
+        total = self.total_loss(parts)
+        logged = {f"val/{k}": v for k, v in parts.items()} | {"val/loss": total}
+        self.log_dict(logged, batch_size=len(batch), sync_dist=True)
+        if self._reconstructs(batch_idx):
+            self._log_reconstruction(crystals)
+
+    def _reconstructs(self, batch_idx: int) -> bool:
+        if not self.reconstruct_every or self.trainer.sanity_checking:
+            return False
+        last = self.current_epoch + 1 == self.trainer.max_epochs
+        due = (self.current_epoch + 1) % self.reconstruct_every == 0 or last
+        size: int = self.trainer.datamodule.val_batch_size  # type: ignore[attr-defined]
+        return due and batch_idx * size * self.trainer.world_size < self.reconstruct_count
+
+    def _log_reconstruction(self, crystals: CrystalBatch) -> None:
+        found = self.model.decode(self.model.encode(crystals)).crystals
+        scores = quick_scores(found, crystals)
+        per_crystal = {
+            "val/wrong_counts_percent": 100 * (1 - scores.right_counts / scores.crystals),
+        }
+        per_atom = {
+            "val/position_actual": scores.distance / scores.atoms,
+            "val/species_actual_percent": 100 * scores.wrong_species / scores.atoms,
+        }
+        self.log_dict(per_crystal, batch_size=len(crystals), sync_dist=True)
+        self.log_dict(per_atom, batch_size=int(scores.atoms), sync_dist=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
+        """The optimizer, its rate set before every step."""
+        options = self.optimizer_options
+        optimizer = options.build(self.model)
+        total = int(self.trainer.estimated_stepping_batches)
+        epoch_steps = max(1, total // max(1, self.trainer.max_epochs or 1))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: options.factor(step, total, epoch_steps)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Tell the checkpoint which model its weights belong to."""
+        checkpoint["nesf"] = model_entry("nesf.autoencoder.NeSF", self.model.init_args)
+
+    def transfer_batch_to_device(
+        self, batch: CrystalBatch, device: torch.device, dataloader_idx: int
+    ) -> CrystalBatch:
+        """Batches are gathered on the device already; this only makes sure."""
+        return batch.to(device)

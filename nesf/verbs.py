@@ -1,0 +1,113 @@
+"""`nesf data ...`, `evaluate` and `report`: the commands that need no model.
+
+Each is a plain function that returns its exit code. What does the work is imported by the
+function, so that asking for help stays quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nesf.data.records import ReadOptions
+from nesf.errors import InputError
+
+
+def pack_files(
+    inputs: Sequence[str],
+    output: str,
+    shard: str | None = None,
+    progress: bool = True,
+    read: ReadOptions = ReadOptions(),  # noqa: B008 (frozen)
+) -> int:
+    """Pack crystals into one file that training reads without parsing.
+
+    Args:
+        inputs: CIF or POSCAR files, folders, globs or zips of them, tables with a cif column
+            (.csv, .csv.gz, .parquet), .extxyz, .json, .jsonl or packed .nesf files.
+        output: the packed set, a .nesf file.
+        shard: I/N packs every N-th row, beginning with the I-th (I from 1 to N); `nesf data join`
+            puts the N parts together.
+        progress: show a progress bar.
+        read: reading
+    """
+    from nesf.data.packed import pack
+
+    report = pack(inputs, output, read, parse_shard(shard), progress)
+    print(f"{report.packed} packed, {report.rejected} rejected: {report.path}")
+    return _list_rejected(report.rejected, report.rejected_path)
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """`I/N` as (I, N).
+
+    Raises:
+        InputError: the text is something else.
+    """
+    if text is None:
+        return None
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise InputError(f"the shard is {text!r}; give I/N with I from 1 to N, such as 3/16")
+    return int(part), int(parts)
+
+
+def join_files(inputs: Sequence[str], output: str) -> int:
+    """Put packed sets together, the parts of a sharded packing or any others.
+
+    Args:
+        inputs: packed .nesf files, in the order of the result.
+        output: the packed set, a .nesf file.
+    """
+    from nesf.data import packed
+
+    report = packed.join_files(inputs, output)
+    print(f"{report.packed} crystals of {len(inputs)} files: {report.path}")
+    return 0
+
+
+def evaluate_files(
+    predicted: str,
+    reference: str,
+    json: str | None = None,
+    rows: str | None = None,
+    refine_symmetry: bool = False,
+    bootstrap: int = 1000,
+    timeout_s: float = 20.0,
+    workers: int | None = None,
+    seed: int = 0,
+) -> int:
+    """Score predicted crystals against reference crystals of the same ids.
+
+    Args:
+        predicted: a file or folder of crystals, in any format that the readers know.
+        reference: likewise; every crystal in it counts.
+        json: where to write the whole result, a JSON file.
+        rows: where to write one row a crystal, a CSV file.
+        refine_symmetry: score symmetry-refined predictions beside the raw ones.
+        bootstrap: resamples for the 95 % intervals.
+        timeout_s: time limit for matching one pair, s.
+        workers: processes for reading and matching; by default one a core.
+        seed: of the resamples and of the chance level's random positions.
+    """
+    from eval import evaluate
+
+    return evaluate.evaluate_files(
+        predicted,
+        reference,
+        json_file=json,
+        rows_file=rows,
+        refine=refine_symmetry,
+        bootstrap=bootstrap,
+        timeout_s=timeout_s,
+        workers=workers,
+        seed=seed,
+    )
+
+
+def _list_rejected(count: int, path: Path | None) -> int:
+    if not count:
+        return 0
+    print(f"{count} rejected rows are listed in {path}", file=sys.stderr)
+    return 1

@@ -1,0 +1,106 @@
+"""Clusters: every backend gives scikit-learn's partition, also across cell faces."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_neighbors import needs_torch_cluster
+
+from nesf.clustering import cluster_particles, connected_components
+from nesf.geometry import plane_spacings
+
+seeds = st.integers(0, 2**31 - 1)
+BACKENDS = ["torch", pytest.param("torch_cluster", marks=needs_torch_cluster)]
+
+
+def blobs(seed: int, crystals: int = 4, per_crystal: int = 5, size: int = 12):
+    """Blobs of particles anywhere in skewed cells, many of them across a face, and some dust."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    lattice = normal(crystals * 16, 3, 3) * 3
+    lattice = lattice[plane_spacings(lattice).amin(-1) > 1][:crystals]
+    centre = torch.randint(0, 3, (crystals, per_crystal, 3), generator=generator).double() / 2
+    centre = centre + 0.1 * normal(crystals, per_crystal, 3)
+    points = (centre @ lattice).repeat(1, size, 1) + 0.1 * normal(crystals, per_crystal * size, 3)
+    points = torch.cat([points, normal(crystals, 15, 3) * 3], dim=1)
+    crystal = torch.arange(crystals).repeat_interleave(points.shape[1])
+    weights = torch.randint(1, 5, crystal.shape, generator=generator).double()
+    shuffle = torch.randperm(len(crystal), generator=generator)
+    return points.flatten(0, 1)[shuffle], crystal[shuffle], weights, lattice
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(max_examples=15, deadline=None)
+@given(seed=seeds, periodic=st.booleans(), radius=st.floats(0.05, 0.6))
+def test_connected_groups_are_those_of_dbscan(backend, seed, periodic, radius):
+    points, crystal, weights, lattice = blobs(seed)
+    cells = lattice if periodic else None
+    found = cluster_particles(points, crystal, radius, weights, 1.0, cells, backend)
+    expected = cluster_particles(points, crystal, radius, weights, 1.0, cells, "sklearn")
+    assert torch.equal(found, expected)
+    assert found.min() == 0  # min_weight 1 leaves no noise
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(max_examples=15, deadline=None)
+@given(seed=seeds, periodic=st.booleans(), min_weight=st.floats(2.0, 30.0))
+def test_cores_and_noise_are_those_of_dbscan(backend, seed, periodic, min_weight):
+    points, crystal, weights, lattice = blobs(seed)
+    cells = lattice if periodic else None
+    found = cluster_particles(points, crystal, 0.2, weights, min_weight, cells, backend)
+    expected = cluster_particles(points, crystal, 0.2, weights, min_weight, cells, "sklearn")
+    # points between two clusters may join either, which is DBSCAN's own freedom
+    assert torch.equal(found >= 0, expected >= 0)
+    assert found.max() == expected.max()
+    agree = (found == expected).double().mean()
+    assert agree > 0.9
+
+
+def test_clusters_reach_across_faces_and_not_across_crystals():
+    lattice = torch.diag(torch.tensor([4.0, 4.0, 4.0])).repeat(2, 1, 1)
+    points = torch.tensor([[0.05, 2, 2], [3.95, 2, 2], [0.05, 2, 2], [0.05, 2, 6]])
+    crystal = torch.tensor([0, 0, 1, 1])
+    assert cluster_particles(points, crystal, 0.2, lattice=lattice).tolist() == [0, 0, 1, 1]
+    assert cluster_particles(points, crystal, 0.2).tolist() == [0, 1, 2, 3]
+
+
+def test_border_points_join_the_nearest_core():
+    x = torch.tensor([0.0, 0.1, 0.2, 0.55, 0.8, 0.9, 1.0, 3.0])
+    points = torch.stack([x, x * 0, x * 0], dim=-1)
+    labels = cluster_particles(points, torch.zeros(8, dtype=torch.long), 0.36, None, 4.0)
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1, 1, -1] or labels[-1] == -1
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds, count=st.integers(1, 300))
+def test_components_of_random_graphs(seed, count):
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components as reference
+
+    generator = torch.Generator().manual_seed(seed)
+    edges = torch.randint(0, count, (2, count // 2 + 1), generator=generator)
+    first, second = torch.cat([edges, edges.flip(0)], dim=1)
+    labels = connected_components(count, first, second)
+    graph = coo_array(([1] * len(first), (first.numpy(), second.numpy())), shape=(count, count))
+    groups = torch.as_tensor(reference(graph, directed=False)[1]).long()
+    for group in groups.unique():
+        member = (groups == group).nonzero().squeeze(-1)
+        assert (labels[member] == member.min()).all()
+
+
+def test_long_chains_take_few_rounds():
+    count = 20_000
+    chain = torch.arange(count - 1)
+    shuffle = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    first, second = shuffle[chain], shuffle[chain + 1]
+    labels = connected_components(count, torch.cat([first, second]), torch.cat([second, first]))
+    assert (labels == 0).all()
+
+
+def test_nothing_clusters_to_nothing():
+    empty = torch.zeros(0, dtype=torch.long)
+    for backend in ("torch", "sklearn"):
+        assert len(cluster_particles(torch.zeros(0, 3), empty, 0.1, backend=backend)) == 0
