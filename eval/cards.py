@@ -151,7 +151,7 @@ def crystal_data(pairs: Sequence[CrystalPair]) -> str:
 def _drawn_crystal(cell: Cell) -> dict[str, Any]:
     """Cell and atoms in the standard orientation, Å, atoms on faces once for each face."""
     frac, symbols = [], []
-    for number, coords in zip(cell.atomic_numbers, cell.frac_coords % 1.0, strict=True):
+    for number, coords in zip(cell.atomic_numbers.tolist(), cell.frac_coords % 1.0, strict=True):
         near = _FACE_TOLERANCE / cell.lengths
         choices = [
             (x, x + 1) if x < eps else (x, x - 1) if x > 1 - eps else (x,)
@@ -160,8 +160,8 @@ def _drawn_crystal(cell: Cell) -> dict[str, Any]:
         images = list(itertools.product(*choices))
         frac += images
         symbols += [elements.symbol(number)] * len(images)
-    corners = Cell(cell.lattice, np.eye(3), np.zeros(3))
-    cart = standard_cart_coords(Cell(cell.lattice, np.array(frac), np.zeros(len(frac))))
+    corners = Cell(cell.lattice, np.eye(3), np.zeros(3, dtype=int))
+    cart = standard_cart_coords(Cell(cell.lattice, np.array(frac), np.zeros(len(frac), dtype=int)))
     return {
         "lattice": standard_cart_coords(corners).round(3).tolist(),
         "atoms": [[name, *xyz] for name, xyz in zip(symbols, cart.round(3).tolist(), strict=True)],

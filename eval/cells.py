@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from nesf.data.checks import check_sites
 from nesf.data.records import ReadOptions
@@ -29,9 +30,9 @@ class Cell:
         atomic_numbers: (N,) atomic numbers Z.
     """
 
-    lattice: np.ndarray
-    frac_coords: np.ndarray
-    atomic_numbers: np.ndarray
+    lattice: Float[np.ndarray, "3 3"]
+    frac_coords: Float[np.ndarray, "n 3"]
+    atomic_numbers: Int[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.atomic_numbers)
@@ -59,12 +60,12 @@ class Cell:
         )
 
     @property
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> Float[np.ndarray, "3"]:
         """(3,) cell lengths a, b, c, Å."""
         return np.linalg.norm(self.lattice, axis=1)
 
     @property
-    def angles(self) -> np.ndarray:
+    def angles(self) -> Float[np.ndarray, "3"]:
         """(3,) cell angles alpha, beta, gamma, degrees."""
         a, b, c = self.lattice / self.lengths[:, None]
         return np.degrees(np.arccos(np.clip([b @ c, a @ c, a @ b], -1.0, 1.0)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from eval import elements
 
@@ -52,10 +53,10 @@ class FieldSlice:
 
     name: str
     title: str
-    distance_exact: np.ndarray
-    distance_learned: np.ndarray
-    species_exact: np.ndarray
-    species_learned: np.ndarray
+    distance_exact: Float[np.ndarray, "h w"]
+    distance_learned: Float[np.ndarray, "h w"]
+    species_exact: Int[np.ndarray, "h w"]
+    species_learned: Int[np.ndarray, "h w"]
     extent: tuple[float, float, float, float]
     atoms: Sequence[tuple[float, float, int]] = ()
 
@@ -123,7 +124,8 @@ def slice_chart(field: FieldSlice) -> str:
                 values, extent=field.extent, origin="lower", cmap="viridis_r", vmin=0, vmax=top
             )
             _finish_slice(ax, title, field)
-        figure.colorbar(picture, ax=axes[1], label="Å to the nearest atom", shrink=0.8)
+        bar = figure.colorbar(picture, ax=axes[1], shrink=0.8)
+        bar.ax.set_title("Å")
         for ax, title, numbers in zip(
             axes[2:],
             ("species, exact", "species, learned"),

@@ -133,6 +133,7 @@ def evaluate_files(
     *,
     json_file: str | None = None,
     rows_file: str | None = None,
+    matching: bool = True,
     refine: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,
@@ -146,6 +147,7 @@ def evaluate_files(
         reference: files or folders of reference crystals.
         json_file: where to write the whole result.
         rows_file: where to write one CSV row a crystal.
+        matching: run StructureMatcher, which takes most of the time.
         refine: score symmetry-refined predictions beside the raw ones.
         bootstrap: resamples for the intervals.
         seed: of resamples and chance level.
@@ -154,10 +156,14 @@ def evaluate_files(
 
     Returns:
         Exit code: 0, or 1 if a prediction is a failure or a reference could not be read.
+
+    Raises:
+        InputError: see `evaluate`; or a file cannot be written (the table is printed before).
     """
     result = evaluate(
         predicted,
         reference,
+        matching=matching,
         match_options=MatchOptions(timeout_s=timeout_s, workers=workers),
         refine=refine,
         bootstrap=bootstrap,
@@ -167,11 +173,14 @@ def evaluate_files(
     print(format_table(result))
     for message in _troubles(result):
         print(message, file=sys.stderr)
-    if rows_file is not None:
-        write_rows(rows_file, result["rows"])
-    if json_file is not None:
-        with atomic_write(json_file) as file:
-            file.write(json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
+    try:
+        if rows_file is not None:
+            write_rows(rows_file, result["rows"])
+        if json_file is not None:
+            with atomic_write(json_file) as file:
+                file.write(json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be written ({error.strerror})") from error
     troubled = ("failures", "match_failures", "reference_rejected")
     return 1 if any(result[name] for name in troubled) else 0
 

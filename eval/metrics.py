@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 
 from eval.cells import Cell
 from nesf.geometry import NearestImage, standard_orientation, wrap_frac
@@ -35,10 +36,10 @@ class SiteErrors:
         species_detected: (M,) true where the nearest true atom has another element.
     """
 
-    position_actual: np.ndarray
-    position_detected: np.ndarray
-    species_actual: np.ndarray
-    species_detected: np.ndarray
+    position_actual: Float[np.ndarray, " n"]
+    position_detected: Float[np.ndarray, " m"]
+    species_actual: Bool[np.ndarray, " n"]
+    species_detected: Bool[np.ndarray, " m"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class LatticeErrors:
     volume: float
 
 
-def distances(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def distances(
+    points: Float[np.ndarray, "p 3"], targets: Float[np.ndarray, "t 3"]
+) -> Float[np.ndarray, "p t"]:
     """Plain Cartesian distances.
 
     Args:
@@ -69,7 +72,11 @@ def distances(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.linalg.norm(points[:, None] - targets[None], axis=-1)
 
 
-def periodic_distances(points: np.ndarray, targets: np.ndarray, lattice: np.ndarray) -> np.ndarray:
+def periodic_distances(
+    points: Float[np.ndarray, "p 3"],
+    targets: Float[np.ndarray, "t 3"],
+    lattice: Float[np.ndarray, "3 3"],
+) -> Float[np.ndarray, "p t"]:
     """Distances to the nearest periodic image, right for any skewed cell.
 
     Args:
@@ -86,7 +93,7 @@ def periodic_distances(points: np.ndarray, targets: np.ndarray, lattice: np.ndar
     return shortest.norm(dim=-1).reshape(len(points), len(targets)).numpy()
 
 
-def standard_cart_coords(cell: Cell) -> np.ndarray:
+def standard_cart_coords(cell: Cell) -> Float[np.ndarray, "n 3"]:
     """(N, 3) Cartesian coordinates, Å, with the cell turned into the standard orientation.
 
     c along z and a in the xz plane, as CIF readers place a cell, so that two crystals can be laid
@@ -143,7 +150,7 @@ def failed_site_errors(reference: Cell) -> SiteErrors:
     return SiteErrors(position, position, wrong, wrong)
 
 
-def half_diagonal(lattice: np.ndarray) -> float:
+def half_diagonal(lattice: Float[np.ndarray, "3 3"]) -> float:
     """Half the longest body diagonal of a cell, Å."""
     signs = np.array([[1, 1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1]])
     return float(np.linalg.norm(signs @ lattice, axis=1).max() / 2)
@@ -178,7 +185,9 @@ def _in_cell(cell: Cell) -> Cell:
 
 
 def _nearest_both_ways(
-    table: np.ndarray, true_numbers: np.ndarray, predicted_numbers: np.ndarray
+    table: Float[np.ndarray, "n m"],
+    true_numbers: Int[np.ndarray, " n"],
+    predicted_numbers: Int[np.ndarray, " m"],
 ) -> SiteErrors:
     """Read the four site errors off a (true, predicted) distance table."""
     nearest_predicted, nearest_true = table.argmin(1), table.argmin(0)

@@ -112,6 +112,7 @@ def _share_card(name: str, wrong: Mapping[str, float | None]) -> str:
 
 
 def _card(name: str, value: str, note: str) -> str:
+    note = note.replace(" %", "\u00a0%")  # a unit stays on its figure's line
     return (
         f'<div class="card"><div class="name">{escape(name)}</div>'
         f'<div class="value">{escape(value)}</div><div class="note">{escape(note)}</div></div>'

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from eval.cells import Cell, fault
 from eval.matching import Match
@@ -98,7 +99,7 @@ class Metric:
 def _pooled(kind: str, attribute: str, scale: float) -> Callable[..., tuple[float, float]]:
     def tally(score: CrystalScore) -> tuple[float, float]:
         values = getattr(getattr(score, kind), attribute)
-        return scale * float(values.sum()), len(values)
+        return scale * float(values.sum()), float(len(values))
 
     return tally
 
@@ -138,13 +139,16 @@ def match_tally(match: Match | None) -> tuple[tuple[float, float], tuple[float, 
     The RMSE is in units of (V / N)^(1/3) and, as everywhere, averaged over the matched alone.
     """
     rmse = match.rmse if match else None
-    return (100.0 * (rmse is not None), 1), (rmse or 0.0, rmse is not None)
+    matched = float(rmse is not None)
+    return (100.0 * matched, 1.0), (rmse or 0.0, matched)
 
 
 Estimate = dict[str, float | None]
 
 
-def estimate_ratios(tallies: np.ndarray, bootstrap: int, seed: int) -> list[Estimate]:
+def estimate_ratios(
+    tallies: Float[np.ndarray, "m k 2"], bootstrap: int, seed: int
+) -> list[Estimate]:
     """Ratios of sums over crystals, with 95 % bootstrap intervals.
 
     Crystals, not atoms, are drawn with replacement: the errors of one crystal's atoms are not

@@ -76,6 +76,11 @@ class Model:
         """Largest atomic number Z that the model knows."""
         return getattr(self.module, "num_species", MAX_ATOMIC_NUMBER)
 
+    @property
+    def max_atoms(self) -> int | None:
+        """Atoms of the largest cell that the model can give back; None if it sets no limit."""
+        return getattr(self.module, "max_atoms", None)
+
     @cached_property
     def latent_dim(self) -> int:
         """Length L of a latent."""
@@ -163,6 +168,8 @@ class Model:
         return structures.to(self.device)
 
     def _checked(self, latent: Tensor) -> Tensor:
+        if not len(latent):
+            raise InputError("no latents were given")
         if latent.ndim != 2 or latent.shape[-1] != self.latent_dim:
             raise InputError(
                 f"latents of this model have the shape (B, {self.latent_dim}), not "
@@ -199,8 +206,6 @@ def join_reconstructions(parts: Sequence[Reconstruction]) -> Reconstruction:
     """Put reconstructions of one model together, padded to the largest crystal."""
     if len(parts) == 1:
         return parts[0]
-    if not parts:
-        raise InputError("no latents were given")
     width = max(part.crystals.mask.shape[1] for part in parts)
 
     def padded(tensors: Sequence[Tensor]) -> Tensor:

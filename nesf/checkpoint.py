@@ -254,15 +254,14 @@ def _read_lightning(path: Path) -> ModelFile:
 def _checked(header: dict[str, Any], weights: dict[str, Any], path: Path) -> ModelFile:
     version, model = header.get("format_version"), header.get("model")
     metadata = header.get("metadata", {})
-    whole = (
-        isinstance(version, int)
-        and isinstance(model, dict)
-        and isinstance(model.get("class_path"), str)
-        and isinstance(model.get("init_args", {}), dict)
-        and isinstance(metadata, dict)
-        and all(isinstance(tensor, Tensor) for tensor in weights.values())
-    )
-    if not whole:
+    if (
+        not isinstance(version, int)
+        or not isinstance(model, dict)
+        or not isinstance(model.get("class_path"), str)
+        or not isinstance(model.get("init_args", {}), dict)
+        or not isinstance(metadata, dict)
+        or not all(isinstance(tensor, Tensor) for tensor in weights.values())
+    ):
         raise CheckpointError(f"{path} was not written by nesf: its model entry is incomplete")
     return ModelFile(model, weights, metadata, version)
 

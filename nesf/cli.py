@@ -13,11 +13,15 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from nesf.errors import InputError, NesfError
 
-SOME_FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+RESUME, AGAIN = "go on with --resume", "call it again to go on"
+EXIT_CODES = (
+    "Exit codes: 0 success; 1 some rows failed, and they are listed; 2 usage or input error; "
+    "130 interrupted."
+)
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,10 @@ VERBS = {
     "reconstruct": Verb(
         "nesf.commands:reconstruct_files",
         "take crystals through a model and back, or through their exact fields",
-        resumes="go on with --resume",
+        resumes=RESUME,
     ),
     "encode": Verb("nesf.commands:encode_files", "crystals to latents (.npz)"),
-    "decode": Verb(
-        "nesf.commands:decode_files", "latents to crystals", resumes="go on with --resume"
-    ),
+    "decode": Verb("nesf.commands:decode_files", "latents to crystals", resumes=RESUME),
     "evaluate": Verb("nesf.verbs:evaluate_files", "score predicted crystals against true ones"),
     "data pack": Verb("nesf.verbs:pack_files", "pack crystals of any format for training"),
     "data join": Verb("nesf.verbs:join_files", "put packed sets together"),
@@ -64,9 +66,10 @@ VERBS = {
     "data fetch-mp": Verb(
         "nesf.verbs:fetch_files",
         "fetch crystals from the Materials Project",
-        resumes="call it again to go on",
+        resumes=AGAIN,
     ),
-    "demo": Verb("nesf.demo:demo_command", "train, reconstruct and score on prototypes"),
+    "report": Verb("nesf.reporting:report_run", "score a run, and one page to look at"),
+    "demo": Verb("nesf.demo:demo", "all of it on prototypes, in minutes", resumes=AGAIN),
 }
 
 
@@ -89,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _top_level(rest)
         verb = VERBS[name]
         if verb.raw:
-            code = verb.load()([word for word in rest if word != "--debug"])
+            code = _call_raw(name, verb, [word for word in rest if word != "--debug"])
         else:
             output, code = _call(name, verb, rest)
         sys.stdout.flush()  # a reader that has gone away shows here, not at exit
@@ -143,17 +146,23 @@ def option_value(arguments: Sequence[str], name: str) -> str | None:
     return None
 
 
-def _call(name: str, verb: Verb, arguments: list[str]) -> tuple[str | None, int | None]:
+def _call_raw(name: str, verb: Verb, arguments: list[str]) -> int | None:
     from jsonargparse import ArgumentError
 
+    try:
+        return verb.load()(arguments)
+    except ArgumentError as error:  # it may quote a whole configuration
+        raise InputError(f"{_sentence(str(error))[:300]}; see nesf {name} --help") from error
+
+
+def _call(name: str, verb: Verb, arguments: list[str]) -> tuple[str | None, int | None]:
     from nesf.cli_parser import FunctionParser
 
     function = verb.load()
-    parser = FunctionParser(function, prog=f"nesf {name}")
     try:
-        given: dict[str, Any] = parser.parse(arguments)
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise InputError(f"{_sentence(str(error))}; see nesf {name} --help") from error
+        given = FunctionParser(function, f"nesf {name}", EXIT_CODES).parse(arguments)
+    except InputError as error:
+        raise InputError(f"{error}; see nesf {name} --help") from error
     return given.get("output"), function(**given)
 
 
@@ -190,8 +199,7 @@ def _usage(group: str) -> str:
         "  --version  the version",
         "  --debug    show a traceback for errors, too",
         "",
-        "Exit codes: 0 success; 1 some rows failed, and they are listed; 2 usage or input error;",
-        "130 interrupted.",
+        EXIT_CODES,
     ]
     return "\n".join(lines)
 

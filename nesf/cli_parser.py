@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import docstring_parser
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
+
+from nesf.errors import InputError
 
 # every command takes these; one that has no use for them says so
 COMMON = {
@@ -31,7 +34,7 @@ class FunctionParser:
         prog: how the command is called.
     """
 
-    def __init__(self, function: Callable[..., int], prog: str, epilog: str = "") -> None:
+    def __init__(self, function: Callable[..., int | None], prog: str, epilog: str = "") -> None:
         self.function = function
         text = docstring_parser.parse(inspect.getdoc(function) or "")
         summary = (text.short_description or "", text.long_description or "")
@@ -42,11 +45,12 @@ class FunctionParser:
             exit_on_error=False,
             default_env=False,
         )
-        self.parser.add_argument("--config", action="config", help="a YAML file of these options")
         helps = _helps(text)
         hints = get_type_hints(function, include_extras=True)
         self.parameters = inspect.signature(function).parameters
         self.groups: dict[str, _Group] = {}
+        if "config" not in self.parameters:
+            self.parser.add_argument("--config", action="config", help="a file of these options")
         for name, parameter in self.parameters.items():
             group = _Group.of(hints[name], self.parameters)
             if group is None:
@@ -65,14 +69,37 @@ class FunctionParser:
         """Arguments of the function.
 
         Raises:
-            jsonargparse.ArgumentError: an argument is unknown, missing or of a wrong type.
-            InputError: an option's value is refused by its dataclass.
+            InputError: an argument is unknown, missing, of a wrong type or out of its range.
         """
-        parsed = self.parser.parse_args(list(argv)).as_dict()
+        try:
+            parsed = self.parser.parse_args(list(argv)).as_dict()
+        except ArgumentError as error:
+            raise InputError(self._reason(str(error))) from error
         return {
             name: self.groups[name].read(parsed) if name in self.groups else parsed[name]
             for name in self.parameters
         }
+
+    def _reason(self, message: str) -> str:
+        """A parser's message as a user would put it."""
+        message = " ".join(message.split())
+        wrong_type = re.match(r'Parser key "(\w+)": (?:Expected|Does not validate)', message)
+        if wrong_type:
+            name = wrong_type[1]
+            given = re.findall(r"(?:Given|Got) value: (.*?)(?= Given|$)", message)
+            value = f" and not {given[-1]}" if given else ""
+            return f"{_flag(name)} takes {_wanted(self._hint(name))}{value}"
+        missing = re.match(r"the following arguments are required: (.*)", message)
+        if missing:
+            names = [_flag(name) for name in missing[1].split(", ")]
+            return f"missing: {', '.join(names)}"
+        return re.sub(r'^Parser key "(\w+)": ', lambda key: f"{_flag(key[1])}: ", message)
+
+    def _hint(self, name: str) -> Any:
+        hints = get_type_hints(self.function)
+        for group in self.groups.values():
+            hints |= get_type_hints(group.options)
+        return hints.get(name, COMMON.get(name, (str,))[0])
 
 
 @dataclass(frozen=True)
@@ -105,11 +132,14 @@ class _Group:
         given = {name: parsed[name] for name in self.fields}
         if self.partial:
             return {name: value for name, value in given.items() if value is not None}
-        return self.options(**given)
+        try:
+            return self.options(**given)
+        except ValueError as error:
+            raise InputError(str(error)) from error
 
 
 def _add(target: Any, name: str, hint: Any, default: Any, text: str) -> None:
-    flag = f"--{name.replace('_', '-')}"
+    flag = _flag(name)
     if name == "inputs":
         target.add_argument(name, nargs="+", type=str, metavar="INPUT", help=text)
     elif default is inspect.Parameter.empty:
@@ -118,6 +148,20 @@ def _add(target: Any, name: str, hint: Any, default: Any, text: str) -> None:
         target.add_argument(flag, action="store_true", help=text)
     else:
         target.add_argument(flag, type=hint, default=default, help=text)
+
+
+def _flag(name: str) -> str:
+    return "INPUT" if name == "inputs" else f"--{name.replace('_', '-')}"
+
+
+def _wanted(hint: Any) -> str:
+    """What an option takes, in words."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if get_origin(hint) is Literal:
+        return " or ".join(str(value) for value in get_args(hint))
+    if get_args(hint) and type(None) in get_args(hint):
+        return " or ".join(_wanted(part) for part in get_args(hint) if part is not type(None))
+    return words.get(hint, "a list" if get_origin(hint) is list else f"a {hint}")
 
 
 def _helps(text: docstring_parser.Docstring) -> dict[str, str]:

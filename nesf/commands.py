@@ -19,17 +19,18 @@ from tqdm import tqdm
 
 from nesf import api
 from nesf.crystal import CrystalBatch
-from nesf.data.readers import iter_crystals, write_rejected
+from nesf.data.readers import iter_crystals
 from nesf.data.records import ReadOptions, Rejected, Row
 from nesf.data.writers import open_writer
 from nesf.errors import InputError
 from nesf.exact import exact_fields
 from nesf.latents import Latents
 from nesf.reconstruct import Reconstruction, ReconstructOptions, reconstruct
+from nesf.tally import Tally
 
+NOT_FINITE = "its latent is not finite"
 NO_ATOMS = "no atom was found in the fields"
 COLUMNS = ("confidence", "count_agrees")  # beside each written crystal
-SHOWN = 5  # rejected rows that are told on the screen
 
 Changes = Annotated[Mapping[str, Any], ReconstructOptions]
 
@@ -60,7 +61,7 @@ def reconstruct_files(
         resume: go on with an interrupted run; crystals that are in the output are skipped.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
-        seed: of the random queries.
+        seed: of random draws; a NeSF asks its fields at the same points every time.
         progress: show a progress bar.
         read: reading
         changes: reconstruction (by default as the model says)
@@ -87,9 +88,10 @@ def reconstruct_files(
             return reconstruct(fields, exact_options, crystals.ids, generator)
 
     tally = Tally("reconstructed")
+    found = iter_crystals(inputs, read, progress=False)  # finds the files before any is written
     with open_writer(output, resume, COLUMNS) as writer, _bar("reconstructing", progress) as bar:
         tally.skipped = len(writer.done)
-        for rows in _batches(inputs, read, batch_size, tally, skip=writer.done):
+        for rows in _batches(found, batch_size, tally, skip=writer.done):
             crystals = CrystalBatch.from_structures(
                 [r.structure for r in rows], [r.id for r in rows]
             )
@@ -128,12 +130,19 @@ def encode_files(
     tally = Tally("encoded")
     ids: list[str] = []
     latents: list[Tensor] = []
+    found = iter_crystals(inputs, _for_model(read, loaded), progress=False)
     with _bar("encoding", progress) as bar:
-        for rows in _batches(inputs, _for_model(read, loaded), batch_size, tally):
-            latents.append(loaded.encode([row.structure for row in rows]).float().cpu())
-            ids += [row.id for row in rows]
-            tally.done += len(rows)
+        for rows in _batches(found, batch_size, tally):
+            latent = loaded.encode([row.structure for row in rows]).float().cpu()
+            finite = latent.isfinite().all(-1)
+            latents.append(latent[finite])
+            for row, good in zip(rows, finite.tolist(), strict=True):
+                if good:
+                    ids.append(row.id)
+                else:
+                    tally.rejected.append(Rejected(row.source, row.row, row.id, NOT_FINITE))
             bar.update(len(rows))
+    tally.done = len(ids)
     together = torch.cat(latents) if latents else torch.zeros(0, loaded.latent_dim)
     Latents(tuple(ids), together.numpy()).save(output)
     return tally.finish(output)
@@ -159,7 +168,7 @@ def decode_files(
         resume: go on with an interrupted run; crystals that are in the output are skipped.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
-        seed: of the random queries.
+        seed: of random draws; a NeSF asks its fields at the same points every time.
         progress: show a progress bar.
         changes: reconstruction (by default as the model says)
     """
@@ -187,43 +196,6 @@ def decode_files(
     return tally.finish(output)
 
 
-@dataclasses.dataclass
-class Tally:
-    """What became of the crystals of one command.
-
-    Attributes:
-        verb: what was done to them, for the summary.
-        done: crystals that went well.
-        skipped: crystals that were in the output already.
-        rejected: the others.
-    """
-
-    verb: str
-    done: int = 0
-    skipped: int = 0
-    rejected: list[Rejected] = dataclasses.field(default_factory=list)
-
-    def finish(self, output: str | Path) -> int:
-        """List what was rejected, print the counts, and give the exit code."""
-        path = rejected_path(output)
-        if self.rejected or path.exists():  # a list of an earlier run would mislead
-            write_rejected(path, self.rejected)
-        before = f" ({self.skipped} were there already)" if self.skipped else ""
-        print(f"{self.done} {self.verb}{before}, {len(self.rejected)} rejected: {output}")
-        for one in self.rejected[:SHOWN]:
-            row = "" if one.row is None else f", row {one.row}"
-            print(f"rejected: {one.source}{row}: {one.reason}", file=sys.stderr)
-        if self.rejected:
-            print(f"{len(self.rejected)} rejected rows are listed in {path}", file=sys.stderr)
-        return 1 if self.rejected else 0
-
-
-def rejected_path(output: str | Path) -> Path:
-    """Where the rejected rows of an output are listed: in the folder, or beside the file."""
-    output = Path(output)
-    return output / "rejected.csv" if output.is_dir() else output.with_name("rejected.csv")
-
-
 def _check(inputs: Sequence[str], output: str, batch_size: int) -> None:
     """Refuse what cannot work before anything is loaded or written."""
     if batch_size < 1:
@@ -236,15 +208,14 @@ def _check(inputs: Sequence[str], output: str, batch_size: int) -> None:
 
 
 def _batches(
-    inputs: Sequence[str],
-    read: ReadOptions,
+    found: Iterator[Row | Rejected],
     batch_size: int,
     tally: Tally,
     skip: frozenset[str] = frozenset(),
 ) -> Iterator[list[Row]]:
     """Rows to work on; the rejected ones go to the tally."""
     rows: list[Row] = []
-    with closing(iter_crystals(inputs, read, progress=False)) as found:  # type: ignore[type-var]
+    with closing(found):  # type: ignore[type-var]
         for one in found:
             if isinstance(one, Rejected):
                 tally.rejected.append(one)
@@ -296,9 +267,13 @@ def _changed(model: api.Model, changes: Mapping[str, Any]) -> ReconstructOptions
 
 
 def _for_model(read: ReadOptions, model: api.Model) -> ReadOptions:
-    highest = min(read.max_atomic_number, model.max_atomic_number)
-    return dataclasses.replace(read, max_atomic_number=highest)
+    """Reading that rejects crystals which the model cannot give back."""
+    return dataclasses.replace(
+        read,
+        max_atomic_number=min(read.max_atomic_number, model.max_atomic_number),
+        max_atoms=min(read.max_atoms, model.max_atoms or read.max_atoms),
+    )
 
 
 def _bar(title: str, progress: bool) -> tqdm[Any]:
-    return tqdm(desc=title, unit=" crystals", file=sys.stderr, disable=not progress)
+    return tqdm(desc=title, unit=" crystals", file=sys.stderr, disable=not progress, delay=1)

@@ -89,22 +89,42 @@ class ModulatedMLP(nn.Module):
         return self.leave(hidden)
 
 
-class ConcatMLP(nn.Module):
-    """The published decoder: an MLP with the query features appended at every layer.
+class PointNorm(nn.BatchNorm1d):
+    """Batch normalisation over all but the last dimension.
 
-    Chiba et al., arXiv:2212.13120: the latent and the query enter the first layer, the query
-    features again every later one; ReLU between the layers.
+    A single point, which has no variance, is normalised by the running statistics.
+    """
+
+    def forward(self, x: Float[Tensor, "*b f"]) -> Float[Tensor, "*b f"]:
+        """Points (..., F) to normalised points (..., F)."""
+        flat = x.reshape(-1, x.shape[-1])
+        if self.training and len(flat) == 1:
+            flat = F.batch_norm(
+                flat, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        else:
+            flat = super().forward(flat)
+        return flat.view(x.shape)
+
+
+class ConcatMLP(nn.Module):
+    """The published decoder: an MLP with the query features appended at every hidden layer.
+
+    Chiba et al., arXiv:2212.13120, and the authors' code: the latent and the query enter the
+    first layer, the query features again every later hidden one; ReLU and batch normalisation
+    after each; a plain linear layer at the end.
     """
 
     def __init__(
         self, latent_dim: int, query_dim: int, widths: Sequence[int], out_features: int
     ) -> None:
         super().__init__()
-        inputs = [latent_dim, *widths]
+        inputs = [latent_dim, *widths[:-1]]
         self.layers = nn.ModuleList(
-            nn.Linear(n + query_dim, m)
-            for n, m in zip(inputs, [*widths, out_features], strict=True)
+            nn.Linear(n + query_dim, m) for n, m in zip(inputs, widths, strict=True)
         )
+        self.norms = nn.ModuleList(PointNorm(m) for m in widths)
+        self.leave = nn.Linear(widths[-1], out_features)
 
     def forward(
         self, latent: Float[Tensor, "b l"], features: Float[Tensor, "b q f"]
@@ -114,11 +134,11 @@ class ConcatMLP(nn.Module):
         # the latent's share of the first layer, once for each crystal and not for each query
         ours, theirs = first.weight.split([latent.shape[1], features.shape[2]], dim=1)  # type: ignore[operator]
         constant = F.linear(latent, ours, first.bias).unsqueeze(1)  # type: ignore[arg-type]
-        hidden = torch.relu(F.linear(features, theirs) + constant)
-        for layer in self.layers[1:-1]:
-            hidden = torch.relu(layer(torch.cat([hidden, features.to(hidden.dtype)], dim=-1)))
-        hidden = self.layers[-1](torch.cat([hidden, features.to(hidden.dtype)], dim=-1))
-        return hidden
+        hidden = self.norms[0](torch.relu(F.linear(features, theirs) + constant))
+        for layer, norm in zip(self.layers[1:], self.norms[1:], strict=True):
+            joined = torch.cat([hidden, features.to(hidden.dtype)], dim=-1)
+            hidden = norm(torch.relu(layer(joined)))
+        return self.leave(hidden)
 
 
 class FieldDecoder(nn.Module):

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nesf.crystal import CrystalBatch
-from nesf.decoders import Coordinates, FourierFeatures
-from nesf.geometry import lattice_to_parameters, wrap_frac
+from nesf.decoders import Coordinates, FourierFeatures, PointNorm
+from nesf.geometry import frac_to_cart, lattice_to_parameters, wrap_frac
 
 # typical cell length (Å) and a right angle: cell features near 0 and of order 1
 LENGTH_SCALE, RIGHT_ANGLE = 5.0, math.pi / 2
@@ -95,11 +95,21 @@ class PointNetEncoder(nn.Module):
         return self.leave(torch.cat([pooled, cell, count], dim=-1)).float()
 
 
+def published_mlp(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
+    """Linear layers with ReLU, batch normalisation and dropout between them, none at the end."""
+    layers: list[nn.Module] = []
+    for n, m in zip(sizes[:-2], sizes[1:-1], strict=True):
+        layers += [nn.Linear(n, m), nn.ReLU(), PointNorm(m)]
+        layers += [nn.Dropout(dropout)] if dropout else []
+    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
+
+
 class PublishedEncoder(nn.Module):
     """The encoder of Chiba et al. (arXiv:2212.13120), as described there and in its code.
 
-    Positions go through 3-64-128-128, one-hot species to 128-128, both are mixed to 512 and
-    max-pooled over the atoms; cell lengths and angles are appended before the last MLP.
+    Positions go through 3-64-128-128, one-hot species through 128-128, both are mixed to 512 and
+    max-pooled over the atoms; cell lengths (Å) and angles (radians) are appended before the last
+    MLP.
 
     Args:
         latent_dim: length L of the latent code.
@@ -115,16 +125,25 @@ class PublishedEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.coordinates = coordinates
-        self.position = mlp([3, 64, 128, 128], nn.ReLU)
-        self.species = nn.Sequential(nn.Embedding(num_species, 128), nn.ReLU(), nn.Linear(128, 128))
-        self.mix = mlp([256, 256, 512], nn.ReLU)
-        self.leave = mlp([512 + 6, 256, latent_dim], nn.ReLU)
+        self.position = published_mlp([3, 64, 128, 128])
+        # an embedding is a linear layer of a one-hot vector
+        self.species = nn.Sequential(
+            nn.Embedding(num_species, 128), nn.ReLU(), PointNorm(128), nn.Linear(128, 128)
+        )
+        self.mix = nn.Linear(256, 512)
+        self.leave = published_mlp([512 + 6, 256, 256, latent_dim], dropout=0.3)
 
     def forward(self, crystals: CrystalBatch) -> Float[Tensor, "b l"]:
         """Latent codes (B, L) of B crystals."""
-        crystals = crystals.replace(frac_coords=wrap_frac(crystals.frac_coords))
-        place = crystals.cart_coords if self.coordinates == "cartesian" else crystals.frac_coords
-        x = torch.cat([self.position(place), self.species(crystals.species)], dim=-1)
-        pooled = masked_pool(self.mix(x), crystals.mask, mean=False)
+        mask = crystals.mask
+        frac = wrap_frac(crystals.frac_coords)
+        fractional = self.coordinates == "fractional"
+        place = frac if fractional else frac_to_cart(frac, crystals.lattice)
+        # padding must not enter the batch statistics: (B, N, 3) -> (T, 3)
+        parts = [self.position(place[mask]), self.species(crystals.species[mask])]
+        mixed = self.mix(torch.cat(parts, dim=-1))
+        padded = mixed.new_zeros((*mask.shape, mixed.shape[-1]))
+        padded[mask] = mixed
+        pooled = masked_pool(padded, mask, mean=False)
         lengths, angles = lattice_to_parameters(crystals.lattice)
         return self.leave(torch.cat([pooled, lengths, angles], dim=-1)).float()

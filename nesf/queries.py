@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -140,18 +141,19 @@ class PublishedQueries:
     """The queries of Chiba et al. (arXiv:2212.13120), as the authors' code draws them.
 
     For positions: a grid over a box that holds every training crystal, and a small grid around
-    each atom; for species: a finer grid around each atom; all jittered.
+    each atom; for species: a finer grid around each atom; all with Gaussian jitter.
 
     Attributes:
-        box: (lower, upper) corners of the box over the training set, Å.
+        box: (lower, upper) corners of the box around all training atoms, Å; the grid reaches one
+            `grid_spacing` beyond it.
         grid_spacing: of the box's grid, Å.
-        grid_jitter: uniform jitter of each point, +- Å.
+        grid_jitter: standard deviation along each axis, Å.
         near_side: points along each side of the cube around an atom.
         near_spacing: of that cube, Å.
-        near_jitter: +- Å.
-        species_side: the same for the species queries.
-        species_spacing: Å.
-        species_jitter: +- Å.
+        near_jitter: standard deviation along each axis, Å.
+        species_side: points along each side of the cube of species queries around an atom.
+        species_spacing: of that cube, Å.
+        species_jitter: standard deviation along each axis, Å.
     """
 
     box: tuple[tuple[float, float, float], tuple[float, float, float]] = ((0, 0, 0), (6, 6, 6))
@@ -165,38 +167,49 @@ class PublishedQueries:
     species_jitter: float = 0.05
 
     def __call__(self, crystals: CrystalBatch, generator: torch.Generator) -> TrainingQueries:
-        """Queries for a batch: a grid for each crystal, and a row of its own for each atom."""
+        """Queries for a batch: one block for positions, one for species, of several rows each."""
         like = crystals.lattice
         atoms = in_cell_coords(crystals, 0.0)[crystals.mask]  # (T, 3)
         owner = crystals.mask.nonzero()[:, 0]  # (T,)
-        grid = self._box_grid(like).expand(len(crystals), -1, -1)
-        near = atoms.unsqueeze(1) + _cube(self.near_side, self.near_spacing, like)
-        species = atoms.unsqueeze(1) + _cube(self.species_side, self.species_spacing, like)
         rows = torch.arange(len(crystals), device=crystals.device)
-        return TrainingQueries(
-            position=(
-                QueryBlock(rows, _jitter(grid, self.grid_jitter, generator)),
-                QueryBlock(owner, _jitter(near, self.near_jitter, generator)),
+        grid = self._box_grid(like)
+        near = atoms.unsqueeze(1) + _cube(self.near_side, self.near_spacing, like)
+        # batch normalisation must see both together, so both are cut into rows of one length
+        width = math.gcd(len(grid), near.shape[1])
+        scatter = _jitter(grid.expand(len(rows), -1, -1), self.grid_jitter, generator)
+        near = _jitter(near, self.near_jitter, generator)
+        position = QueryBlock(
+            torch.cat(
+                [
+                    rows.repeat_interleave(len(grid) // width),
+                    owner.repeat_interleave(near.shape[1] // width),
+                ]
             ),
+            torch.cat([scatter.reshape(-1, width, 3), near.reshape(-1, width, 3)]),
+        )
+        species = atoms.unsqueeze(1) + _cube(self.species_side, self.species_spacing, like)
+        return TrainingQueries(
+            position=(position,),
             species=(QueryBlock(owner, _jitter(species, self.species_jitter, generator)),),
         )
 
     def _box_grid(self, like: Tensor) -> Tensor:
         axes = [
-            torch.arange(low, high + 0.5 * self.grid_spacing, self.grid_spacing)
+            torch.arange(low - self.grid_spacing, high + self.grid_spacing, self.grid_spacing)
             for low, high in zip(*self.box, strict=True)
         ]
         return torch.cartesian_prod(*axes).to(like)
 
 
 def _cube(side: int, spacing: float, like: Tensor) -> Tensor:
-    steps = (torch.arange(side) - (side - 1) / 2) * spacing
+    # as published: from minus half the cube's edge, its centre half a step off the atom
+    steps = (torch.arange(side) - side / 2) * spacing
     return torch.cartesian_prod(steps, steps, steps).to(like)  # (side^3, 3)
 
 
-def _jitter(points: Tensor, width: float, generator: torch.Generator) -> Tensor:
-    draw = torch.rand(points.shape, generator=generator, device=points.device, dtype=points.dtype)
-    return points + (2 * draw - 1) * width
+def _jitter(points: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(points.shape, generator=generator, device=points.device, dtype=points.dtype)
+    return points + sigma * noise
 
 
 def bounding_box(

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nesf.clustering import ClusterBackend
 from nesf.crystal import CrystalBatch
 from nesf.fields import CrystalFields
 from nesf.geometry import cart_to_frac, plane_spacings, reduce_lattice, wrap_frac
@@ -27,6 +26,7 @@ from nesf.particles import (
     merge_particles,
     move_particles,
 )
+from nesf.reconstruct_options import ReconstructOptions
 from nesf.sites import (
     Sites,
     choose_sites,
@@ -41,96 +41,20 @@ MIN_PLANE_SPACING, MAX_LENGTH = 0.1, 1000.0
 
 
 @dataclass(frozen=True)
-class ReconstructOptions:
-    """Every knob of the reconstruction.
-
-    Attributes:
-        grid_spacing: of the first particles, Å; each atom needs one particle nearer to it than
-            to any other atom.
-        moves: steps p <- p + f(p) of each particle; two do for exact fields.
-        max_last_step: particles that still move farther than this have not arrived, Å.
-        voxel: particles in one voxel of this edge go on as one, Å.
-        link_radius: arrived particles nearer than this belong to one cluster, Å.
-        min_cluster_size: particles that a cluster needs.
-        outside: in-cell fields: how far outside of the cell a particle may arrive, Å.
-        spread_queries: queries around each candidate that predict its site again; their median
-            is the site, and their mean distance from it the spread.
-        spread_sigma: standard deviation of these queries along each axis, Å.
-        cluster_radius: of two sites nearer than this only the one of less spread stays, Å.
-        sure_spread: sites below are kept even where the fields claim fewer atoms, Å.
-        max_spread: sites below are kept where the fields claim nothing, Å.
-        relaxed_spread: sites below are admitted where the fields claim more atoms, Å.
-        refine_moves: further steps of the chosen sites alone.
-        species_queries: queries around each site whose log-probabilities are averaged.
-        species_sigma: standard deviation of these queries along each axis, Å.
-        element_prior: weight of the fields' `element_logits` in the vote; 0 ignores them.
-        max_rounds: how often a crystal is asked whose count is not the claimed one.
-        finer_grid: the grid spacing of each further round, as a share of the one before.
-        more_moves: moves added in each further round.
-        jitter: shift the grid by up to half a step in a random direction.
-        max_particles: particles held at once; a cell that alone needs more gets a coarser grid.
-        max_queries: query points to one call of a field, which bounds the network's memory.
-        backend: of the clustering, see `nesf.clustering.cluster_particles`.
-    """
-
-    grid_spacing: float = 0.65
-    moves: int = 6
-    max_last_step: float = 0.3
-    voxel: float = 0.05
-    link_radius: float = 0.15
-    min_cluster_size: float = 1.0
-    outside: float = 0.5
-    spread_queries: int = 48
-    spread_sigma: float = 0.15
-    cluster_radius: float = 0.35
-    sure_spread: float = 0.03
-    max_spread: float = 0.12
-    relaxed_spread: float = 0.25
-    refine_moves: int = 1
-    species_queries: int = 32
-    species_sigma: float = 0.1
-    element_prior: float = 1.0
-    max_rounds: int = 2
-    finer_grid: float = 0.7
-    more_moves: int = 4
-    jitter: bool = False
-    max_particles: int = 2**18
-    max_queries: int = 2**16
-    backend: ClusterBackend = "auto"
-
-    def __post_init__(self) -> None:
-        positive = ("grid_spacing", "max_last_step", "voxel", "link_radius", "cluster_radius")
-        for name in (*positive, "spread_sigma", "species_sigma", "min_cluster_size"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("moves", "spread_queries", "species_queries", "max_rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("max_particles", "max_queries"):
-            if getattr(self, name) < 1000:
-                raise ValueError(f"{name} must be at least 1000, not {getattr(self, name)}")
-        for name in ("refine_moves", "more_moves", "outside", "element_prior"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        if not 0 < self.finer_grid <= 1:
-            raise ValueError(f"finer_grid must be in (0, 1], not {self.finer_grid}")
-        if not 0 <= self.sure_spread <= self.max_spread <= self.relaxed_spread:
-            raise ValueError("need 0 <= sure_spread <= max_spread <= relaxed_spread")
-
-
-@dataclass(frozen=True)
 class Reconstruction:
     """Crystals read out of fields, and how far to trust them.
 
     Attributes:
         crystals: B crystals, sites wrapped into the cell; one without atoms is a failure.
         site_spread: (B, N) how far the local predictions of each site scatter, Å.
-        site_size: (B, N) how many particles arrived at each site.
+        site_size: (B, N) share of the crystal's particles that arrived at each site.
         count_agrees: (B,) whether the atoms found are as many as the fields claim; None if
             the fields claim nothing.
-        confidence: (B,) in 0..1: the mean over the sites of 1 - spread / relaxed_spread, times
-            the ratio of the found and the claimed count (the smaller over the larger); 0 for a
-            crystal without atoms. A score that orders crystals, not a probability.
+        confidence: (B,) in 0..1, the product of three shares: the mean over the sites of
+            1 - spread / relaxed_spread; the particles that arrived at the sites; and the smaller
+            over the larger of the count claimed and the count of clear sites (spread up to
+            max_spread), which the claim had no part in. 0 for a crystal without atoms. It orders
+            crystals, and is no probability.
     """
 
     crystals: CrystalBatch
@@ -166,11 +90,12 @@ def reconstruct(
     noise = _Noise.draw(options, generator, fields.lattice)
     usable = _usable(fields.lattice).nonzero().squeeze(-1)
     parts = []
+    clear = torch.zeros(len(fields), dtype=torch.long, device=fields.device)
     for group in _groups(fields, usable, options):
         part = fields if len(group) == len(fields) else fields.select(group)
-        sites = _find(part, options, noise)
+        sites, clear[group] = _find(part, options, noise)
         parts.append(sites.replace(crystal=group[sites.crystal]))
-    return _pack(fields, Sites.join(parts, fields.lattice), options, ids)
+    return _pack(fields, Sites.join(parts, fields.lattice), clear, options, ids)
 
 
 @dataclass(frozen=True)
@@ -214,8 +139,14 @@ def _groups(
     return list(index.split(torch.unique_consecutive(bins, return_counts=True)[1].tolist()))
 
 
-def _find(fields: CrystalFields, options: ReconstructOptions, noise: _Noise) -> Sites:
-    """The sites of a group of crystals, asked again where the count is not the claimed one."""
+def _find(
+    fields: CrystalFields, options: ReconstructOptions, noise: _Noise
+) -> tuple[Sites, Int[Tensor, " b"]]:
+    """The sites of a group of crystals, asked again where the count is not the claimed one.
+
+    Returns:
+        The sites, and the number of clear candidates (B,), whatever was claimed.
+    """
     pool = Sites.join([], fields.lattice)
     todo = torch.arange(len(fields), device=fields.device)
     spacing, moves = options.grid_spacing, options.moves
@@ -249,7 +180,8 @@ def _find(fields: CrystalFields, options: ReconstructOptions, noise: _Noise) -> 
         options.element_prior,
         options.max_queries,
     )
-    return sites.replace(species=species)
+    clear = pool.crystal[pool.spread <= options.max_spread]
+    return sites.replace(species=species), torch.bincount(clear, minlength=len(fields))
 
 
 def _candidates(
@@ -257,6 +189,7 @@ def _candidates(
 ) -> Sites:
     """One round: particles -> move -> cluster -> score."""
     particles = grid_particles(fields, spacing, options.max_particles, noise.jitter)
+    total = torch.bincount(particles.crystal, minlength=len(fields))
     particles, step = move_particles(fields, particles, moves, options.voxel, options.max_queries)
     arrived = step <= options.max_last_step  # false for NaN
     cells = reduce_lattice(fields.lattice) if fields.periodic else None
@@ -266,6 +199,7 @@ def _candidates(
     sites = sites_of_clusters(
         particles, options.link_radius, options.min_cluster_size, cells, options.backend
     )
+    sites = sites.replace(size=sites.size / total[sites.crystal])
     return score_sites(fields, sites, noise.spread, options.max_queries)
 
 
@@ -283,6 +217,7 @@ def _refine(fields: CrystalFields, sites: Sites, options: ReconstructOptions) ->
 def _pack(
     fields: CrystalFields,
     sites: Sites,
+    clear: Int[Tensor, " b"],
     options: ReconstructOptions,
     ids: Sequence[str] | None,
 ) -> Reconstruction:
@@ -305,12 +240,13 @@ def _pack(
         out[crystals.mask] = values
         return out
 
-    sharp = (1 - sites.spread / options.relaxed_spread).clamp(0, 1)
-    confidence = padded(sharp).sum(-1) / counts.clamp_min(1)
+    spread, share = padded(sites.spread), padded(sites.size)
+    sharp = (1 - spread / options.relaxed_spread).clamp(0, 1) * crystals.mask
+    confidence = sharp.sum(-1) / counts.clamp_min(1) * share.sum(-1).clamp_max(1)
     agrees = None
     if fields.num_atoms is not None:
         claimed = fields.num_atoms
         agrees = counts == claimed
-        least, most = torch.minimum(counts, claimed), torch.maximum(counts, claimed)
-        confidence = confidence * least / most.clamp_min(1)
-    return Reconstruction(crystals, padded(sites.spread), padded(sites.size), agrees, confidence)
+        fewer, more = torch.minimum(clear, claimed), torch.maximum(clear, claimed)
+        confidence = confidence * fewer / more.clamp_min(1)
+    return Reconstruction(crystals, spread, share, agrees, confidence)

@@ -23,7 +23,7 @@ class Sites:
     Attributes:
         cart_coords: (M, 3), Å.
         crystal: (M,) which crystal they belong to, ascending.
-        size: (M,) particles that arrived.
+        size: (M,) particles that arrived, as a number or a share.
         spread: (M,) scatter of the local predictions, Å; infinite before it is known.
         species: (M,) class Z - 1; 0 before it is known.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from nesf.data.records import ReadOptions
 from nesf.errors import InputError
@@ -65,6 +66,73 @@ def join_files(inputs: Sequence[str], output: str) -> int:
     report = packed.join_files(inputs, output)
     print(f"{report.packed} crystals of {len(inputs)} files: {report.path}")
     return 0
+
+
+def prototype_files(
+    output: str,
+    count: int = 2000,
+    seed: int = 0,
+    max_atoms: int = 20,
+    kinds: list[str] | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> int:
+    """Make crystals of known prototypes, decorated with plausible elements, without a network.
+
+    Args:
+        output: the packed set, a .nesf file.
+        count: crystals to make; fewer of the same seed are the first of more.
+        seed: of the choice; the same seed gives the same bytes.
+        max_atoms: largest number of atoms in the conventional cell.
+        kinds: names of prototypes, as in [rocksalt,fcc]; all by default.
+        workers: processes; by default one a core.
+        progress: show a progress bar.
+    """
+    from nesf.data.prototypes import write_prototypes
+
+    report = write_prototypes(output, count, seed, max_atoms, kinds, workers, progress)
+    print(f"{report.packed} made: {report.path}")
+    return 0
+
+
+def fetch_files(
+    output: str,
+    preset: Literal["icsg3d", "lcs6"] | None = None,
+    formula: str | None = None,
+    chemical_system: str | None = None,
+    conventional: bool = True,
+    max_atoms: int | None = None,
+    include_gnome: bool = False,
+    progress: bool = True,
+) -> int:
+    """Fetch crystals from the Materials Project into a packed set.
+
+    The key is read from the environment variable PMG_MAPI_KEY or MP_API_KEY. A fetch that was
+    broken off goes on when it is called again. The data is CC BY 4.0; a manifest beside the output
+    tells query, date, versions and ids.
+
+    Args:
+        output: the packed set, a .nesf file.
+        preset: icsg3d for cubic AB, ABX2 and ABX3 of at most 40 atoms; lcs6 for conventional cells
+            with a, b, c of at most 6 Å.
+        formula: such as Fe2O3, or ABC3 for any; several by comma.
+        chemical_system: such as Fe-O.
+        conventional: with a formula or system, fetch conventional cells instead of primitive ones.
+        max_atoms: with a formula or system, the largest number of atoms in that cell.
+        include_gnome: take rows that came from GNoME, too (non-commercial: CC BY-NC 4.0).
+        progress: show a progress bar.
+    """
+    from nesf.data.materials_project import Query, fetch
+
+    if preset is None:
+        query = Query.matching(formula, chemical_system, conventional, max_atoms)
+    elif formula or chemical_system or max_atoms or not conventional:
+        raise InputError("a preset says which crystals and cells; give either it or other filters")
+    else:
+        query = Query.icsg3d() if preset == "icsg3d" else Query.lcs6()
+    report = fetch(query, output, include_gnome=include_gnome, progress=progress)
+    print(f"{report.packed} fetched, {report.rejected} rejected: {report.path}")
+    return _list_rejected(report.rejected, report.rejected_path)
 
 
 def evaluate_files(

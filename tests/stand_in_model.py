@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from nesf.crystal import CrystalBatch
 from nesf.exact import exact_fields
 from nesf.fields import CrystalFields
-
-if TYPE_CHECKING:
-    from nesf.reconstruct import Reconstruction, ReconstructOptions
+from nesf.reconstruct import Reconstruction, ReconstructOptions, reconstruct
 
 
 class StandIn(nn.Module):
     """Writes lattice, atom count, coordinates and atomic numbers into the latent, side by side."""
 
+    num_species = 94
+
     def __init__(self, max_atoms: int = 8, periodic: bool = True) -> None:
         super().__init__()
         self.max_atoms = max_atoms
         self.periodic = periodic
+        self.options = ReconstructOptions()
         self.scale = nn.Parameter(torch.ones(3))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
@@ -45,9 +44,7 @@ class StandIn(nn.Module):
         return exact_fields(crystals, periodic=self.periodic)
 
     def decode(self, latent: Tensor, options: ReconstructOptions | None = None) -> Reconstruction:
-        from nesf.reconstruct import ReconstructOptions, reconstruct
-
-        return reconstruct(self.fields(latent), options or ReconstructOptions())
+        return reconstruct(self.fields(latent), options or self.options)
 
 
 class Table(nn.Module):

@@ -332,7 +332,7 @@ def test_upgrades_reach_the_current_format():
 @pytest.mark.parametrize("name", ["format_1.safetensors", "format_1.ckpt"])
 def test_stored_files_of_old_formats_still_load(name):
     """The files were written when their format was current and are never written anew."""
-    loaded = load_model(Path(__file__).parent / "data" / name, trusted_prefixes=TRUSTED)
+    loaded = load_model(Path(__file__).parent / "formats" / name, trusted_prefixes=TRUSTED)
     assert loaded.count.item() == 3
     expected = torch.arange(4.0).reshape(2, 2) / 4
     assert torch.equal(loaded.first.weight, expected)

@@ -13,7 +13,7 @@ seeds = st.integers(0, 2**31 - 1)
 BACKENDS = ["torch", pytest.param("torch_cluster", marks=needs_torch_cluster)]
 
 
-def blobs(seed: int, crystals: int = 4, per_crystal: int = 5, size: int = 12):
+def blobs(seed: int, crystals: int = 3, per_crystal: int = 4, size: int = 12):
     """Blobs of particles anywhere in skewed cells, many of them across a face, and some dust."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -33,7 +33,7 @@ def blobs(seed: int, crystals: int = 4, per_crystal: int = 5, size: int = 12):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=seeds, periodic=st.booleans(), radius=st.floats(0.05, 0.6))
 def test_connected_groups_are_those_of_dbscan(backend, seed, periodic, radius):
     points, crystal, weights, lattice = blobs(seed)
@@ -45,7 +45,7 @@ def test_connected_groups_are_those_of_dbscan(backend, seed, periodic, radius):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=seeds, periodic=st.booleans(), min_weight=st.floats(2.0, 30.0))
 def test_cores_and_noise_are_those_of_dbscan(backend, seed, periodic, min_weight):
     points, crystal, weights, lattice = blobs(seed)
@@ -68,10 +68,13 @@ def test_clusters_reach_across_faces_and_not_across_crystals():
 
 
 def test_border_points_join_the_nearest_core():
-    x = torch.tensor([0.0, 0.1, 0.2, 0.55, 0.8, 0.9, 1.0, 3.0])
+    x = torch.tensor([0.0, 0.1, 0.2, 0.5, 0.75, 0.85, 0.95, 3.0])
+    weights = torch.tensor([2.0, 2, 2, 1, 2, 2, 2, 5])
     points = torch.stack([x, x * 0, x * 0], dim=-1)
-    labels = cluster_particles(points, torch.zeros(8, dtype=torch.long), 0.36, None, 4.0)
-    assert labels.tolist() == [0, 0, 0, 1, 1, 1, 1, -1] or labels[-1] == -1
+    crystal = torch.zeros(8, dtype=torch.long)
+    # 0.5 is within 0.32 of both groups, with too little around it to join them
+    labels = cluster_particles(points, crystal, 0.32, weights, 6.0)
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1, 1, -1]
 
 
 @settings(max_examples=20, deadline=None)

@@ -46,13 +46,8 @@ def test_fields_repeat_with_the_lattice():
 
 
 def test_margin_moves_atoms_at_the_far_faces():
-    crystals = CrystalBatch.from_flat(
-        torch.tensor([[0.99, 0.5, 0.5]]),
-        torch.tensor([6]),
-        torch.tensor([1]),
-        torch.eye(3)[None] * 4,
-        "a",
-    )
+    carbon = Structure(Lattice.cubic(4.0), ["C"], [[0.99, 0.5, 0.5]])
+    crystals = CrystalBatch.from_structures([carbon])
     query = torch.tensor([[[0.0, 2.0, 2.0]]])
     assert exact_fields(crystals, periodic=False).position(query)[0, 0, 0] == pytest.approx(3.96)
     fields = exact_fields(crystals, periodic=False, margin=0.02)

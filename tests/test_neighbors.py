@@ -7,9 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nesf.errors import InputError
-from nesf.geometry import NearestImage, reduce_lattice
+from nesf.geometry import NearestImage, cart_to_frac, reduce_lattice, wrap_frac
 from nesf.neighbors import _nearest_dense, _nearest_listed, nearest_atoms
-from nesf.pairs import has_torch_cluster, pairs_within, periodic_ghosts, radius_pairs
+from nesf.pairs import (
+    has_torch_cluster,
+    pairs_within,
+    periodic_ghosts,
+    radius_pairs,
+)
 
 seeds = st.integers(0, 2**31 - 1)
 needs_torch_cluster = pytest.mark.skipif(
@@ -20,20 +25,15 @@ BACKENDS = ["torch", pytest.param("torch_cluster", marks=needs_torch_cluster)]
 
 def brute_force(query, crystals, periodic):
     """Distance to the nearest atom, or image: 7³ of them in the reduced cell."""
-    atoms = crystals.cart_coords
-    steps = (
-        torch.arange(-3, 4, dtype=atoms.dtype) if periodic else torch.zeros(1, dtype=atoms.dtype)
-    )
+    atoms, cells = crystals.cart_coords, reduce_lattice(crystals.lattice)
+    steps = torch.arange(-3, 4, dtype=atoms.dtype) if periodic else torch.zeros(1).to(atoms)
     whole = torch.cartesian_prod(steps, steps, steps)
-    cells = reduce_lattice(crystals.lattice)
     if periodic:  # everything into the reduced cell
-        query, atoms = (
-            (x @ torch.linalg.inv(cells) - (x @ torch.linalg.inv(cells)).floor()) @ cells
-            for x in (query, atoms)
-        )
+        query, atoms = (wrap_frac(cart_to_frac(x, cells)) @ cells for x in (query, atoms))
     images = atoms.unsqueeze(2) + (whole @ cells).unsqueeze(1)  # (B, N, K, 3)
-    images = images.masked_fill(~crystals.mask.view(*crystals.mask.shape, 1, 1), torch.inf)
-    return torch.cdist(query, images.flatten(1, 2)).amin(-1)
+    images = images.masked_fill(~crystals.mask.view(*crystals.mask.shape, 1, 1), 1e6)
+    delta = query.unsqueeze(2) - images.flatten(1, 2).unsqueeze(1)  # (B, Q, N * K, 3)
+    return delta.norm(dim=-1).amin(-1)
 
 
 @settings(max_examples=25, deadline=None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nesf.data.elements import symbols_by_number
 from nesf.data.records import ReadOptions
 from nesf.errors import InputError
 
@@ -75,7 +76,8 @@ def check_sites(
         raise InputError(f"fractional coordinate {frac_coords[wrong][0]:g} of atom {site + 1}")
     distance, i, j = nearest_pair(lattice, frac_coords, options.min_distance)
     if distance < options.min_distance:
-        first, second = (f"{_symbol(atomic_numbers[k])} (atom {k + 1})" for k in (i, j))
+        symbols = symbols_by_number()
+        first, second = (f"{symbols[atomic_numbers[k]]} (atom {k + 1})" for k in (i, j))
         raise InputError(
             f"{first} and {second} are {distance:.2g} Å apart, "
             f"nearer than {options.min_distance:g} Å"
@@ -195,9 +197,3 @@ def _plane_spacings(lattice: np.ndarray) -> np.ndarray:
         return 1.0 / np.linalg.norm(np.linalg.inv(lattice), axis=0)
     except np.linalg.LinAlgError:
         return np.zeros(3)
-
-
-def _symbol(atomic_number: int) -> str:
-    from pymatgen.core import Element
-
-    return Element.from_Z(int(atomic_number)).symbol

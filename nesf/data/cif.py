@@ -12,13 +12,13 @@ import re
 import warnings
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nesf.data.checks import MAX_FRAC_COORD, check_angle, check_lattice, check_length, nearest_pair
 from nesf.data.cif_blocks import BLOCK, defuse_text_fields
+from nesf.data.elements import numbers_by_symbol
 from nesf.data.parsing import Sites, describe, sites_of, warning_notes
 from nesf.data.records import ReadOptions
 from nesf.errors import InputError
@@ -179,18 +179,11 @@ def _read_p1(data: dict[str, Any], raw: _Raw, options: ReadOptions) -> Sites | N
     if any("magn" in key or "moment" in key or "hydrogen" in key for key in data):
         return None
     try:
-        numbers = [_plain_elements()[symbol] for symbol in symbols]
+        numbers = [numbers_by_symbol()[symbol] for symbol in symbols]
     except KeyError:
         return None
     frac_coords = raw.frac_coords - np.floor(raw.frac_coords)
     return Sites(raw.lattice, np.array(numbers, dtype=int), frac_coords)
-
-
-@cache
-def _plain_elements() -> dict[str, int]:
-    from pymatgen.core import Element
-
-    return {element.value: element.Z for element in Element if element.value not in ("D", "T")}
 
 
 def _agrees(formula: Any, symbols: list[str]) -> bool:

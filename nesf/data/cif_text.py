@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from nesf.data.elements import symbols_by_number
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -78,11 +79,3 @@ def cell_parameters(lattice: np.ndarray) -> list[float]:
         cosines = gram / np.outer(lengths, lengths)
     angles = np.degrees(np.arccos(np.clip([cosines[1, 2], cosines[0, 2], cosines[0, 1]], -1, 1)))
     return [*lengths.tolist(), *angles.tolist()]
-
-
-@cache
-def symbols_by_number() -> tuple[str, ...]:
-    """Element symbols, at the position of their atomic number."""
-    from pymatgen.core import Element
-
-    return ("X", *(Element.from_Z(number).symbol for number in range(1, 119)))

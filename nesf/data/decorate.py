@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from nesf.data.recipes import FAMILIES, Recipe
+from nesf.data.recipes import FAMILIES, PNICTIDE_RADII, Recipe
 
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
     from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredictor
 
 # cell lengths that symmetry leaves free, by crystal system, once the volume is fixed
@@ -60,7 +59,10 @@ def decorations(recipe: Recipe, counts: tuple[int, ...]) -> Int[np.ndarray, "k r
         a, b, x = radii.T
         tolerance = (a + x) / np.sqrt(2) / (b + x)
         good &= (low <= tolerance) & (tolerance <= high)
-    return np.unique(numbers[good].astype(np.int64), axis=0)
+    chosen = numbers[good].astype(np.int64)
+    if recipe.interchangeable:
+        chosen[:, :2].sort(axis=1)
+    return np.unique(chosen, axis=0)
 
 
 def build(payload: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def build(payload: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     return {"lengths": lengths.tolist(), "formula": structure.composition.reduced_formula}
 
 
-@lru_cache(maxsize=1)
+@cache
 def _predictor() -> DLSVolumePredictor:
     from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredictor
 
@@ -112,7 +114,7 @@ def _predictor() -> DLSVolumePredictor:
     return DLSVolumePredictor(min_scaling=None, max_scaling=None)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _candidates(role: str) -> Float[np.ndarray, "k 4"]:
     """Z, charge, radius (Å) and electronegativity (Pauling) of who may play a role."""
     from pymatgen.core import Element
@@ -125,9 +127,9 @@ def _candidates(role: str) -> Float[np.ndarray, "k 4"]:
     return np.array(sorted(rows), float)
 
 
-@lru_cache(maxsize=None)
+@cache
 def radius(symbol: str, charge: int) -> float:
-    """Shannon's crystal radius of an ion, or the metallic or atomic radius of an atom, Å.
+    """Shannon's crystal radius of an ion, or Slater's radius of an atom, Å.
 
     Coordination number 6 and high spin where the table has them, else the nearest to them.
     """
@@ -140,4 +142,8 @@ def radius(symbol: str, charge: int) -> float:
         spins = by_number.get("VI") or next(iter(by_number.values()))
         entry = spins.get("High Spin") or next(iter(spins.values()))
         return float(entry["crystal_radius"])
-    return float(element.metallic_radius or element.atomic_radius)
+    if charge < 0:
+        return PNICTIDE_RADII[symbol]
+    if element.atomic_radius is None:
+        raise ValueError(f"{symbol} has no atomic radius")
+    return float(element.atomic_radius)

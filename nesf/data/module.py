@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ class BatchStream:
 
     Args:
         crystals: the set, on the training device.
-        batch_size: crystals a step and rank.
+        batch_size: crystals a step and rank; all there are, if they are fewer.
         seed: of the order.
         epoch: tells the current epoch.
         rank: of this process.
@@ -73,21 +74,35 @@ class BatchStream:
             yield self.crystals.batch(mine[step * self.batch_size : (step + 1) * self.batch_size])
 
     def state_dict(self) -> dict[str, Any]:
-        """How many batches of the epoch were handed out."""
-        return {"position": self._position}
+        """How many batches of the epoch were handed out, of how many; the same on every rank."""
+        return {"position": self._position, "steps": len(self)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the batches that were handed out; a finished epoch starts the next."""
+        """Go on after the batches that were handed out; a finished epoch starts the next.
+
+        Raises:
+            InputError: the data, the batch size or the number of processes have changed.
+        """
+        steps = state.get("steps", len(self))
+        if steps != len(self):
+            raise InputError(
+                f"the checkpoint was left in the middle of an epoch of {steps} steps, and an epoch "
+                f"has {len(self)} now; go on with the same data, batch size and number of processes"
+            )
         self._resume_at = self._position = state["position"] % max(1, len(self))
 
 
 class BatchList:
-    """A set cut into batches in its own order, every `world_size`-th batch for one rank."""
+    """A set cut into batches in its own order, every `world_size`-th crystal for one rank.
+
+    All ranks together visit each crystal once, and each rank some: where one had none, the others
+    would wait for its part of the sums forever.
+    """
 
     def __init__(
         self, crystals: PackedTensors, batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
-        self.parts = torch.arange(len(crystals)).split(batch_size)[rank::world_size]
+        self.parts = torch.arange(rank, len(crystals), world_size).split(batch_size)
         self.crystals = crystals
 
     def __len__(self) -> int:
@@ -156,6 +171,13 @@ class CrystalData(lightning.LightningDataModule):
                 )
             self._sets = {k: whole.select(whole.positions(v)) for k, v in parts.items()}
         self._on_device = {}
+        processes = self.trainer.world_size if self.trainer else 1
+        for name, crystals in self._sets.items():
+            if len(crystals) < processes:
+                raise InputError(
+                    f"data.{name} has {len(crystals)} crystals for {processes} processes; give "
+                    "more data, or fewer trainer.devices"
+                )
 
     def set_named(self, name: str) -> PackedSet:
         """The `train` or `val` set."""
@@ -188,7 +210,8 @@ class CrystalData(lightning.LightningDataModule):
 
     def _load(self, inputs: Sequence[str]) -> PackedSet:
         cache = None if self.cache_dir is None else Path(self.cache_dir)
-        return PackedSet.load(load_or_pack(inputs, cache_dir=cache))
+        progress = sys.stderr.isatty()  # in a log, a progress bar fills pages
+        return PackedSet.load(load_or_pack(inputs, cache_dir=cache, progress=progress))
 
     def _tensors(self, name: str) -> PackedTensors:
         if name not in self._on_device:

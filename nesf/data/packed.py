@@ -7,7 +7,7 @@ import glob
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -124,12 +124,17 @@ def pack(
         return PackReport(output, len(writer), len(rejected), rejected_path if rejected else None)
 
 
-def join_files(parts: Sequence[str | Path], output: str | Path) -> PackReport:
+def join_files(
+    parts: Sequence[str | Path],
+    output: str | Path,
+    provenance: Mapping[str, Any] | None = None,
+) -> PackReport:
     """Put packed sets together in the given order, in constant memory.
 
     Args:
         parts: packed sets, such as the shards of `pack`.
         output: the packed set to write.
+        provenance: of the whole; by default what the parts say.
 
     Raises:
         InputError: a part is damaged, an id occurs twice, or a shard is missing or given twice.
@@ -138,16 +143,18 @@ def join_files(parts: Sequence[str | Path], output: str | Path) -> PackReport:
         raise InputError("no packed sets were given to join")
     _check_shards(parts)
     output = Path(output)
-    provenance: dict[str, Any] = {"joined": [Path(part).name for part in parts], "rejected": 0}
+    origins: list[dict[str, Any]] = []
     with PackedWriter(output, provenance) as writer:
         for part in parts:
             packed = PackedSet.load(part)
             for start in range(0, len(packed), ROWS_AT_ONCE):
                 end = min(start + ROWS_AT_ONCE, len(packed))
                 writer.extend(packed.select(np.arange(start, end)))
-            writer.provenance["rejected"] += packed.provenance.get("rejected", 0)
-            writer.provenance.setdefault("parts", []).append(dict(packed.provenance))
-        return PackReport(output, len(writer), writer.provenance["rejected"], None)
+            origins.append({"file": Path(part).name, **packed.provenance})
+        rejected = sum(origin.get("rejected", 0) for origin in origins)
+        if provenance is None:
+            writer.provenance |= {"parts": origins, "rejected": rejected}
+        return PackReport(output, len(writer), rejected, None)
 
 
 def load_or_pack(

@@ -3,7 +3,7 @@
 A recipe names an AFLOW prototype and, for each of its elements, a role: who may replace it. What
 makes a decoration plausible is charge balance, an electronegativity difference and windows for
 ratios of radii; the windows are wide on purpose (Pauling's rules and Goldschmidt's tolerance
-factor, with Shannon's crystal radii for coordination number 6 and metallic radii).
+factor, with Shannon's crystal radii for coordination number 6 and Slater's atomic radii).
 """
 
 from __future__ import annotations
@@ -38,16 +38,24 @@ CATIONS: Mapping[str, tuple[int, ...]] = {
     **{"Co": (2, 3), "Ni": (2, 3), "Cu": (1, 2), "Zn": (2,), "Zr": (4,), "Nb": (4, 5)},
     **{"Mo": (4, 6), "Ru": (3, 4), "Rh": (3,), "Pd": (2, 4), "Ag": (1,), "Cd": (2,)},
     **{"Hf": (4,), "Ta": (5,), "W": (4, 6), "Re": (4, 6), "Os": (4,), "Ir": (3, 4)},
-    **{"Pt": (2, 4), "Au": (1, 3), "Hg": (2,), "Al": (3,), "Ga": (3,), "In": (1, 3)},
-    **{"Tl": (1, 3), "Si": (4,), "Ge": (2, 4), "Sn": (2, 4), "Pb": (2, 4), "Sb": (3, 5)},
+    **{"Pt": (2, 4), "Au": (1, 3), "Hg": (2,), "Al": (3,), "Ga": (3,), "In": (3,)},
+    **{"Tl": (1, 3), "Si": (4,), "Ge": (2, 4), "Sn": (4,), "Pb": (2, 4), "Sb": (3, 5)},
     **{"Bi": (3,), "B": (3,), "Th": (4,), "U": (4, 6)},
 }
 ANIONS: Mapping[str, tuple[int, ...]] = {
     **dict.fromkeys(["F", "Cl", "Br", "I"], (-1,)),
     **dict.fromkeys(["O", "S", "Se", "Te"], (-2,)),
-    **dict.fromkeys(["N", "P", "As", "Sb"], (-3,)),
+    "N": (-3,),
 }
-FAMILIES: Mapping[str, Mapping[str, tuple[int, ...]]] = {"cation": CATIONS, "anion": ANIONS}
+FAMILIES: Mapping[str, Mapping[str, tuple[int, ...]]] = {
+    "cation": CATIONS,
+    "cation+1": {symbol: (1,) for symbol, charges in CATIONS.items() if 1 in charges},
+    "anion": ANIONS,
+    "anion or pnictide": {**ANIONS, **dict.fromkeys(["P", "As", "Sb"], (-3,))},
+}
+# Å, crystal radii that Shannon's table lacks: Pauling (The Nature of the Chemical Bond, 1960),
+# less the 0.14 Å between the two scales
+PNICTIDE_RADII: Mapping[str, float] = {"P": 1.98, "As": 2.08, "Sb": 2.31}
 
 
 # the one structure that is not among pymatgen's entries, which have its relative NaCrS2 instead
@@ -63,10 +71,12 @@ class Recipe:
         aflow: label of the AFLOW prototype.
         formula: the elements of pymatgen's entry, in the order of the roles; with the label it
             names one entry.
-        roles: for each of these elements, a family ("cation", "anion": charges must balance) or
+        roles: for each of these elements, one of the `FAMILIES` of ions (charges must balance) or
             the symbols that may replace it.
         ratios: windows for r(role) / r(last role), by the position of the role.
         tolerance: window for Goldschmidt's (r_A + r_X) / sqrt(2) / (r_B + r_X), for roles A, B, X.
+        interchangeable: whether the first two roles stand on equivalent sites, so that exchanging
+            their elements gives the same crystal.
         min_difference: of electronegativity (Pauling) between every cation and anion.
     """
 
@@ -76,7 +86,8 @@ class Recipe:
     roles: tuple[str, ...]
     ratios: Mapping[int, Window] = field(default_factory=dict)
     tolerance: Window | None = None
-    min_difference: float = 0.4
+    interchangeable: bool = False
+    min_difference: float = 0.3
 
     @property
     def is_ionic(self) -> bool:
@@ -85,25 +96,36 @@ class Recipe:
 
 
 def _ionic(
-    name: str, aflow: str, formula: str, *ratios: Window | None, tolerance: Window | None = None
+    name: str,
+    aflow: str,
+    formula: str,
+    *ratios: Window,
+    roles: str = "cation | anion",
+    tolerance: Window | None = None,
+    interchangeable: bool = False,
 ) -> Recipe:
-    """Cations, and an anion as the last role."""
-    count = len(formula.split())
+    """Ions; `ratios` hold for the first roles against the last."""
     return Recipe(
         name,
         aflow,
         formula,
-        ("cation",) * (count - 1) + ("anion",),
-        ratios={i: window for i, window in enumerate(ratios) if window is not None},
+        tuple(roles.split(" | ")),
+        ratios=dict(enumerate(ratios)),
         tolerance=tolerance,
+        interchangeable=interchangeable,
     )
 
 
 def _metallic(
-    name: str, aflow: str, formula: str, *roles: str, ratio: Window = (0.0, 9.0)
+    name: str,
+    aflow: str,
+    formula: str,
+    *roles: str,
+    ratio: Window = (0.0, 9.0),
+    interchangeable: bool = False,
 ) -> Recipe:
     """Roles by symbols; `ratio` holds for the first against the last."""
-    return Recipe(name, aflow, formula, roles, ratios={0: ratio})
+    return Recipe(name, aflow, formula, roles, {0: ratio}, interchangeable=interchangeable)
 
 
 RECIPES: tuple[Recipe, ...] = (
@@ -113,21 +135,37 @@ RECIPES: tuple[Recipe, ...] = (
     _metallic("hcp", "A_hP2_194_c", "Mg", METAL),
     _metallic("diamond", "A_cF8_227_a", "C", "C Si Ge Sn"),
     # AB
-    _ionic("rocksalt", "AB_cF8_225_a_b", "Na Cl", (0.40, 1.25)),
-    _ionic("cscl", "AB_cP2_221_b_a", "Cs Cl", (0.75, 1.60)),
-    _ionic("zincblende", "AB_cF8_216_c_a", "Zn S", (0.20, 0.66)),
-    _ionic("wurtzite", "AB_hP4_186_b_b", "Zn S", (0.20, 0.72)),
+    _ionic("rocksalt", "AB_cF8_225_a_b", "Na Cl", (0.40, 1.25), roles="cation | anion or pnictide"),
+    _ionic("cscl", "AB_cP2_221_b_a", "Cs Cl", (0.75, 1.60), interchangeable=True),
+    _ionic(
+        "zincblende", "AB_cF8_216_c_a", "Zn S", (0.20, 0.66), roles="cation | anion or pnictide"
+    ),
+    _ionic("wurtzite", "AB_hP4_186_b_b", "Zn S", (0.20, 0.72), roles="cation | anion or pnictide"),
     _ionic("litharge", "AB_tP4_129_a_c", "Pb O", (0.50, 1.10)),
-    _ionic("cooperite", "AB_tP4_131_c_e", "Pt S", (0.40, 0.80)),
+    _ionic("cooperite", "AB_tP4_131_c_e", "Pt S", (0.40, 0.80), roles="cation | anion or pnictide"),
     _metallic(
-        "b2", "AB_cP2_221_b_a", "Cs Cl", METAL, f"{LATE} {ZINC} {P_METAL}", ratio=(0.75, 1.4)
+        "b2",
+        "AB_cP2_221_b_a",
+        "Cs Cl",
+        METAL,
+        f"{LATE} {ZINC} {P_METAL}",
+        ratio=(0.75, 1.4),
+        interchangeable=True,
     ),
     _metallic("nias", "AB_hP4_194_c_a", "Ni As", TRANSITION, f"{CHALCOGENIDE} {PNICTIDE} Sn Pb"),
     _metallic("wc", "AB_hP2_187_d_a", "W C", TRANSITION, "C N P As S Se"),
     _metallic(
         "carbide", "AB_cF8_225_a_b", "Na Cl", f"{EARLY} {RARE_EARTH} Cr Mo W", "B C N P As Sb Bi"
     ),
-    _metallic("l10", "AB_tP2_123_a_d", "Cu Au", METAL, f"{LATE} {ZINC} Al Ga", ratio=(0.85, 1.25)),
+    _metallic(
+        "l10",
+        "AB_tP2_123_a_d",
+        "Cu Au",
+        METAL,
+        f"{LATE} {ZINC} Al Ga",
+        ratio=(0.85, 1.25),
+        interchangeable=True,
+    ),
     _metallic("fesi", "AB_cP8_198_a_a", "Fe Si", TRANSITION, "Al Ga Si Ge Sn", ratio=(0.9, 1.5)),
     _metallic("mnp", "AB_oP8_62_c_c", "Mn P", TRANSITION, "Si Ge P As Sb", ratio=(0.9, 1.6)),
     _metallic(
@@ -135,7 +173,9 @@ RECIPES: tuple[Recipe, ...] = (
     ),
     # AB2, and A2B with the ions exchanged
     _ionic("fluorite", "AB2_cF12_225_a_c", "Ca F", (0.66, 1.40)),
-    Recipe("antifluorite", "AB2_cF12_225_a_c", "Ca F", ("anion", "cation"), ratios={0: (0.9, 2.4)}),
+    _ionic(
+        "antifluorite", "AB2_cF12_225_a_c", "Ca F", (0.70, 2.40), roles="anion or pnictide | cation"
+    ),
     _ionic("rutile", "A2B_tP6_136_f_a", "Ti O", (0.42, 0.80)),
     _ionic("anatase", "A2B_tI12_141_e_a", "Ti O", (0.42, 0.75)),
     _ionic("marcasite", "AB2_oP6_58_a_g", "Fe S", (0.30, 0.60)),
@@ -206,10 +246,39 @@ RECIPES: tuple[Recipe, ...] = (
     _metallic("cab6", "A6B_cP7_221_f_a", "Ca B", ELECTROPOSITIVE, "B"),
     _metallic("al3ni2", "A3B2_hP5_164_ad_d", "Al Ni", "Al Ga In", "Ni Pd Pt Cu Ag Rh Ir Co"),
     # ABX2
-    _ionic("nacrs2", "ABC2_hR4_166_a_b_c", "Na Cr S", (0.45, 1.40), (0.40, 0.75)),
-    _ionic(DELAFOSSITE, "ABC2_hR4_166_a_b_c", "Cu Fe O", (0.60, 1.60), (0.42, 0.85)),
-    _ionic("chalcopyrite", "ABC2_tI16_122_a_b_d", "Fe Cu S", (0.20, 0.70), (0.30, 0.85)),
-    _ionic("cacuo2", "ABC2_tP4_123_d_a_f", "Ca Cu O", (0.85, 1.40), (0.45, 0.80)),
+    _ionic(
+        "nacrs2",
+        "ABC2_hR4_166_a_b_c",
+        "Na Cr S",
+        (0.45, 1.40),
+        (0.40, 0.75),
+        roles="cation+1 | cation | anion",
+    ),
+    _ionic(
+        DELAFOSSITE,
+        "ABC2_hR4_166_a_b_c",
+        "Cu Fe O",
+        (0.60, 1.60),
+        (0.42, 0.85),
+        roles="cation+1 | cation | anion",
+    ),
+    _ionic(
+        "chalcopyrite",
+        "ABC2_tI16_122_a_b_d",
+        "Fe Cu S",
+        (0.20, 0.70),
+        (0.30, 0.85),
+        roles="cation | cation | anion or pnictide",
+        interchangeable=True,
+    ),
+    _ionic(
+        "cacuo2",
+        "ABC2_tP4_123_d_a_f",
+        "Ca Cu O",
+        (0.85, 1.40),
+        (0.45, 0.80),
+        roles="cation | cation | anion",
+    ),
     # ABX3
     _ionic(
         "perovskite",
@@ -218,6 +287,7 @@ RECIPES: tuple[Recipe, ...] = (
         (0.75, 1.60),
         (0.42, 0.85),
         tolerance=(0.78, 1.05),
+        roles="cation | cation | anion",
     ),
     _ionic(
         "perovskite-tetragonal",
@@ -226,6 +296,7 @@ RECIPES: tuple[Recipe, ...] = (
         (0.85, 1.60),
         (0.42, 0.75),
         tolerance=(0.86, 1.10),
+        roles="cation | cation | anion",
     ),
     _ionic(
         "perovskite-orthorhombic",
@@ -234,11 +305,26 @@ RECIPES: tuple[Recipe, ...] = (
         (0.70, 1.20),
         (0.42, 0.85),
         tolerance=(0.74, 0.95),
+        roles="cation | cation | anion",
     ),
     # other ternaries
-    _ionic("matlockite", "ABC_tP6_129_c_a_c", "Pb F Cl"),
-    _ionic("k2nif4", "AB2C4_tI14_139_a_e_ce", "La Cu O", (0.80, 1.40), (0.42, 0.80)),
-    _ionic("cdal2s4", "A2BC4_tI14_82_bc_a_g", "Al Cd S", (0.25, 0.66), (0.40, 0.75)),
+    _ionic("matlockite", "ABC_tP6_129_c_a_c", "Pb F Cl", roles="cation | anion | anion"),
+    _ionic(
+        "k2nif4",
+        "AB2C4_tI14_139_a_e_ce",
+        "La Cu O",
+        (0.80, 1.40),
+        (0.42, 0.80),
+        roles="cation | cation | anion",
+    ),
+    _ionic(
+        "cdal2s4",
+        "A2BC4_tI14_82_bc_a_g",
+        "Al Cd S",
+        (0.25, 0.66),
+        (0.40, 0.75),
+        roles="cation | cation | anion",
+    ),
     _metallic(
         "half-heusler",
         "ABC_cF12_216_b_c_a",

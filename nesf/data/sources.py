@@ -33,6 +33,8 @@ def tasks_of(file: InputFile, options: ReadOptions) -> Found:
     read = _READERS[file.kind]
     count = 0
     try:
+        if not stat.S_ISREG(file.path.stat().st_mode):  # opening a pipe would wait for its writer
+            raise InputError(f"{file.path} is not a regular file")
         for found in read(file, options):
             count += 1
             yield found

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from nesf.data.cif_text import cif_text, symbols_by_number
+from nesf.data.cif_text import cif_text
+from nesf.data.elements import symbols_by_number
 from nesf.data.extxyz import comment_pairs
 from nesf.errors import InputError
 

@@ -154,9 +154,8 @@ class FolderWriter(CrystalWriter):
             if not resume:
                 _clear(path, index)
         self._index = _AppendFile(index, self._format, resume)
-        listed = {id: name for id, name in self._index.found}
-        self._names = {name.lower() for name in listed.values()}
-        self.done = frozenset(id for id, name in listed.items() if (path / name).is_file())
+        self._names = {name.lower() for _, name in self._index.found}
+        self.done = frozenset(id for id, name in self._index.found if (path / name).is_file())
 
     def write(self, id: str, structure: Structure, info: dict[str, Any] | None = None) -> None:
         """Write one CIF, then list it; see `CrystalWriter.write`."""

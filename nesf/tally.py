@@ -1,0 +1,49 @@
+"""What became of the crystals of one command, and how the user is told."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nesf.data.readers import write_rejected
+from nesf.data.records import Rejected
+
+SHOWN = 5  # rejected rows that are told on the screen
+
+
+@dataclass
+class Tally:
+    """What became of the crystals of one command.
+
+    Attributes:
+        verb: what was done to them, for the summary.
+        done: crystals that went well.
+        skipped: crystals that were in the output already.
+        rejected: the others.
+    """
+
+    verb: str
+    done: int = 0
+    skipped: int = 0
+    rejected: list[Rejected] = field(default_factory=list)
+
+    def finish(self, output: str | Path) -> int:
+        """List what was rejected, print the counts, and give the exit code."""
+        path = rejected_path(output)
+        if self.rejected or path.exists():  # a list of an earlier run would mislead
+            write_rejected(path, self.rejected)
+        before = f" ({self.skipped} were there already)" if self.skipped else ""
+        print(f"{self.done} {self.verb}{before}, {len(self.rejected)} rejected: {output}")
+        for one in self.rejected[:SHOWN]:
+            row = "" if one.row is None else f", row {one.row}"
+            print(f"rejected: {one.source}{row}: {one.reason}", file=sys.stderr)
+        if self.rejected:
+            print(f"{len(self.rejected)} rejected rows are listed in {path}", file=sys.stderr)
+        return 1 if self.rejected else 0
+
+
+def rejected_path(output: str | Path) -> Path:
+    """Where the rejected rows of an output are listed: in the folder, or beside the file."""
+    output = Path(output)
+    return output / "rejected.csv" if output.is_dir() else output.with_name("rejected.csv")
