@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nesf.crystal import CrystalBatch
+from nesf.crystal import MAX_ATOMIC_NUMBER, CrystalBatch
 from nesf.geometry import cart_to_frac, standard_orientation
+from nesf.precision import full_precision
 
 
 def _randn(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
@@ -44,10 +46,26 @@ class Augmentation:
     displace: float = 0.0
     displaced: float = 1.0
     shift_origin: bool = False
-    num_species: int = 94
+    num_species: int = MAX_ATOMIC_NUMBER
+
+    def __post_init__(self) -> None:
+        for name in ("relabel", "displaced"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share, 0 to 1, not {getattr(self, name)}")
+        for name in ("strain", "scale", "axes", "displace"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if not 1 <= self.num_species <= MAX_ATOMIC_NUMBER:
+            raise ValueError(
+                f"num_species must be 1 to {MAX_ATOMIC_NUMBER}, not {self.num_species}"
+            )
 
     def __call__(self, crystals: CrystalBatch, generator: torch.Generator) -> CrystalBatch:
-        """A changed batch, drawn from `generator` alone; the lattice in standard orientation."""
+        """A changed batch, from `generator` alone; changed lattices in standard orientation."""
+        with full_precision(crystals.device):
+            return self._change(crystals, generator)
+
+    def _change(self, crystals: CrystalBatch, generator: torch.Generator) -> CrystalBatch:
         if self.strain or self.scale or self.axes:
             crystals = self._deform(crystals, generator)
         if self.displace:

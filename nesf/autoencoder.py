@@ -16,7 +16,7 @@ from nesf.decoders import Conditioning, Coordinates, PositionField, SpeciesField
 from nesf.encoder import LENGTH_SCALE, RIGHT_ANGLE, PointNetEncoder, PublishedEncoder, mlp
 from nesf.fields import CrystalFields
 from nesf.geometry import parameters_to_lattice
-from nesf.precision import autocast
+from nesf.precision import autocast, full_precision
 from nesf.reconstruct import Reconstruction, ReconstructOptions, reconstruct
 
 
@@ -170,6 +170,6 @@ class NeSF(nn.Module):
         self, latent: Float[Tensor, "b l"], options: ReconstructOptions | None = None
     ) -> Reconstruction:
         """Crystals from B latents, by moving particles and clustering them."""
-        # a trainer's autocast would round coordinates; the fields turn it on for themselves
-        with torch.autocast(latent.device.type, enabled=False):
+        # the fields turn autocast on for themselves
+        with full_precision(latent.device):
             return reconstruct(self.fields(latent), options or self.options)

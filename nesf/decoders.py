@@ -1,4 +1,4 @@
-"""Learned fields: MLP decoders from a latent code and query points to offsets and species logits."""
+"""Learned fields: MLPs from a latent code and query points to offsets and species logits."""
 
 import math
 from collections.abc import Sequence
@@ -38,11 +38,13 @@ class FourierFeatures(nn.Module):
         periodic: bool = False,
     ) -> None:
         super().__init__()
+        if periodic and not count:
+            raise ValueError("periodic features need at least one frequency, not 0")
         steps = torch.arange(count, dtype=torch.float32)
         multiples = steps + 1 if scale == "linear" else 2.0**steps
         turn = 2 * math.pi if periodic else math.pi
         self.register_buffer("frequencies", turn * multiples, persistent=False)
-        self.periodic = periodic and count > 0
+        self.periodic = periodic
         self.out_features = 3 * 2 * count + (0 if self.periodic else 3)
 
     def forward(self, x: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b f"]:
@@ -169,6 +171,8 @@ class FieldDecoder(nn.Module):
         super().__init__()
         if periodic and coordinates == "cartesian":
             raise ValueError("a periodic field needs fractional coordinates")
+        if not widths:
+            raise ValueError("a field decoder needs at least one hidden width")
         self.coordinates = coordinates
         self.features = FourierFeatures(harmonics, harmonic_scale, periodic)
         kind = {"modulate": ModulatedMLP, "concat": ConcatMLP}[conditioning]

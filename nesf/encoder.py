@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
@@ -38,7 +39,7 @@ def masked_pool(
 def mlp(sizes: Sequence[int], activation: type[nn.Module] = nn.GELU) -> nn.Sequential:
     """Linear layers of the given sizes with an activation between them, none at the end."""
     layers: list[nn.Module] = []
-    for n, m in zip(sizes[:-1], sizes[1:], strict=True):
+    for n, m in pairwise(sizes):
         layers += [nn.Linear(n, m), activation()]
     return nn.Sequential(*layers[:-1])
 
@@ -98,7 +99,7 @@ class PointNetEncoder(nn.Module):
 def published_mlp(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
     """Linear layers with ReLU, batch normalisation and dropout between them, none at the end."""
     layers: list[nn.Module] = []
-    for n, m in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for n, m in pairwise(sizes[:-1]):
         layers += [nn.Linear(n, m), nn.ReLU(), PointNorm(m)]
         layers += [nn.Dropout(dropout)] if dropout else []
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))

@@ -1,24 +1,55 @@
-"""`nesf fit`: LightningCLI with this package's defaults."""
+"""`nesf fit`: LightningCLI with this package's defaults, and one sentence for what goes wrong."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+import re
+import shutil
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from nesf.atomic import atomic_write
+from nesf.callbacks import BEST, LAST, MODEL, TRAINING, ProgressLines
+from nesf.checkpoint import read_model, sidecar_path
 from nesf.checkpoint_io import AtomicCheckpointIO
-from nesf.errors import InputError
+from nesf.errors import CheckpointError, InputError
 from nesf.precision import has_fast_bfloat16
 
-LAST = "checkpoints/last.ckpt"
+TENSORBOARD = "tensorboard"
+TERMINATED = 128 + signal.SIGTERM
+HELP = "; see nesf fit --help"
+# what the parser says beside the reason, when it has tried one type after another
+_BESIDE = re.compile(
+    r"Parser key|Does not validate|Subtypes:|Errors:|Given value|$"
+    r"|Expected a (<class 'NoneType|path)"
+)
+
+
+class FitParser(LightningArgumentParser):
+    """A parser whose every complaint is one sentence."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the complaint.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(_telling(message) + HELP) from ex
 
 
 class SaveConfig(SaveConfigCallback):
@@ -31,7 +62,10 @@ class SaveConfig(SaveConfigCallback):
         if trainer.is_global_zero and not self.already_saved:
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            text = self.parser.dump(self.config, skip_none=False, skip_validation=True)
+            # how this part of the run was started is not a property of the run
+            config = self.config.clone()
+            config.restart, config.ckpt_path = "no", None
+            text = self.parser.dump(config, skip_none=False, skip_validation=True)
             with atomic_write(folder / "config.yaml") as file:
                 file.write(text.encode())
             self.already_saved = True
@@ -40,39 +74,102 @@ class SaveConfig(SaveConfigCallback):
 class FitCLI(LightningCLI):
     """LightningCLI whose run folder is `trainer.default_root_dir`, with `--restart`."""
 
+    checkpoint: Path | None = None
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Only `fit`: predictions are made by `nesf reconstruct`."""
+        return {"fit": LightningCLI.subcommands()["fit"] | {"ckpt_path", "weights_only"}}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--restart` and `--threads`."""
+        """Add what is not the trainer's, the model's or the data's."""
         parser.add_argument(
             "--restart",
             type=str,
-            choices=("auto", "no"),
+            choices=("auto", "fresh", "no"),
             default="no",
-            help="auto: go on from the run folder's last checkpoint where there is one",
+            help="where the run folder holds a run: auto goes on from its last checkpoint, fresh "
+            "removes it and begins anew, no stops with a message",
+        )
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="checkpoint to go on from: a file, or `last` for the run folder's last one",
         )
         parser.add_argument(
             "--threads", type=int, default=0, help="CPU threads; 0 leaves torch's own choice"
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and keep the checkpoint to ourselves: its content is not to be trusted yet."""
+        # not the inherited method, which warns of arguments from elsewhere than sys.argv
+        try:
+            self.config = parser.parse_args(args)
+        except UnicodeDecodeError as error:
+            raise InputError("the file given as --config is not a text file") from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Take nothing from a checkpoint's hyperparameters: the configuration tells all."""
+
     def before_instantiate_classes(self) -> None:
-        """Point logs and checkpoints into the run folder; choose what the hardware can do."""
+        """Find the run folder and the checkpoint; choose what the hardware can do."""
         config = self.config[self.subcommand]
         trainer = config.trainer
         if trainer.default_root_dir is None:
             raise InputError("name the run folder: trainer.default_root_dir in the config")
+        root = Path(trainer.default_root_dir)
+        self.checkpoint = find_checkpoint(root, config.restart, config.ckpt_path)
         if config.threads:
             torch.set_num_threads(config.threads)
         if trainer.precision == "bf16-mixed" and not has_fast_bfloat16(_kind(trainer.accelerator)):
-            print("this hardware has no fast bfloat16: training in float32", flush=True)
+            _say("this hardware has no fast bfloat16: training in float32")
             trainer.precision = "32-true"
-        last = Path(trainer.default_root_dir) / LAST
-        if config.restart == "auto" and config.ckpt_path is None and last.is_file():
-            config.ckpt_path = str(last)
+
+    def instantiate_classes(self) -> None:
+        """Model, data and trainer; what they refuse is the configuration's fault."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError, MisconfigurationException) as error:
+            raise InputError(f"the configuration does not work: {_telling(str(error))}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
         """The trainer, with atomic checkpoints and the logger in the run folder."""
-        root = Path(self.config[self.subcommand].trainer.default_root_dir)
-        logger = TensorBoardLogger(save_dir=root, name="tensorboard", version="")
-        return super().instantiate_trainer(logger=logger, plugins=[AtomicCheckpointIO()], **kwargs)
+        trainer = self._get(self.config_init, "trainer")
+        callbacks: list[Callback] = list(trainer.callbacks or [])
+        has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        if trainer.enable_progress_bar is not False and not has_bar:
+            tty = sys.stdout.isatty()
+            callbacks.append(TQDMProgressBar(refresh_rate=10) if tty else ProgressLines())
+        return super().instantiate_trainer(
+            callbacks=callbacks,
+            logger=TensorBoardLogger(trainer.default_root_dir, name=TENSORBOARD, version=""),
+            plugins=[AtomicCheckpointIO()],
+            **kwargs,
+        )
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, from the checkpoint where there is one."""
+        if self.checkpoint is not None:
+            refuse_other_model(self.checkpoint, self.model)
+            _say(f"going on from {self.checkpoint}")
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            self.trainer.fit(**kwargs, ckpt_path=self.checkpoint)
+        except MisconfigurationException as error:
+            raise InputError(f"the configuration does not work: {_telling(str(error))}") from error
+        except SIGTERMException:
+            raise SystemExit(TERMINATED) from None
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # which Lightning makes an exit 1
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            if callable(before) and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+                signal.signal(signal.SIGINT, before)
+        model = Path(self.trainer.default_root_dir) / MODEL
+        if model.is_file():
+            _say(f"model: {model}")
 
 
 def fit_command(argv: Sequence[str]) -> None:
@@ -83,16 +180,120 @@ def fit_command(argv: Sequence[str]) -> None:
 
     Raises:
         InputError: the configuration or its data cannot be used.
+        CheckpointError: the checkpoint to go on from is damaged or of another model.
+        KeyboardInterrupt: the run was interrupted; `--restart auto` goes on with it.
     """
+    if not argv:
+        raise InputError(f"give a configuration: nesf fit --config FILE{HELP}")
     os.environ.setdefault("KMP_BLOCKTIME", "1")  # spinning threads starve their neighbours
-    FitCLI(
-        save_config_callback=SaveConfig,
-        trainer_defaults={"callbacks": list[Callback]()},
-        args=["fit", *argv],
-        seed_everything_default=0,
-    )
+    with quiet_lightning():
+        FitCLI(
+            save_config_callback=SaveConfig,
+            trainer_defaults={"callbacks": list[Callback]()},
+            parser_class=FitParser,
+            args=["fit", *argv],
+            seed_everything_default=0,
+            auto_configure_optimizers=False,  # the model brings its own
+            load_from_checkpoint_support=False,  # that is `nesf.load`
+        )
+
+
+def find_checkpoint(root: Path, restart: str, ckpt_path: str | None) -> Path | None:
+    """The checkpoint to go on from, or None to begin.
+
+    Args:
+        root: the run folder.
+        restart: `auto`, `fresh` or `no`.
+        ckpt_path: a file, `last`, or None.
+
+    Raises:
+        InputError: the folder holds a run, and nothing was said of it.
+        CheckpointError: the checkpoint asked for does not exist.
+    """
+    last = root / LAST
+    if ckpt_path is not None:
+        path = last if ckpt_path == "last" else Path(ckpt_path)
+        if not path.is_file():
+            raise CheckpointError(f"there is no checkpoint {path} to go on from")
+        return path
+    if restart == "auto":
+        return last if last.is_file() else None
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # others come when it has begun
+        if restart == "fresh":
+            remove_run(root)
+        elif any((root / name).exists() for name in (LAST, BEST, MODEL)):
+            raise InputError(
+                f"{root} holds a run already: go on with --restart auto, remove it with --restart "
+                "fresh, or name another trainer.default_root_dir"
+            )
+    return None
+
+
+def remove_run(root: Path) -> None:
+    """Remove what `nesf fit` wrote into a run folder, and nothing else."""
+    for name in (LAST, BEST, MODEL, sidecar_path(root / MODEL).name, TRAINING, "config.yaml"):
+        (root / name).unlink(missing_ok=True)
+    if (root / TENSORBOARD).is_dir():
+        shutil.rmtree(root / TENSORBOARD)
+
+
+def refuse_other_model(checkpoint: Path, module: lightning.LightningModule) -> None:
+    """Refuse a checkpoint that is damaged or belongs to another network than the configured one.
+
+    Raises:
+        CheckpointError: with what differs.
+    """
+    found = read_model(checkpoint).model
+    entry: dict[str, Any] = {}
+    module.on_save_checkpoint(entry)
+    wanted = entry["nesf"]["model"] if "nesf" in entry else found
+    old, new = ({"class_path": m["class_path"]} | m.get("init_args", {}) for m in (found, wanted))
+    differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if differing:
+        raise CheckpointError(
+            f"{checkpoint} is of another model than the configuration names ("
+            + ", ".join(f"{key}: {old.get(key)} there, {new.get(key)} here" for key in differing)
+            + "); configure the same model, or begin anew in another folder"
+        )
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Without the engine's chatter; its warnings stay, but for one that users cannot mend."""
+    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        with warnings.catch_warnings():
+            # lightning 2.6 on torch 2.13, from inside its own loader
+            warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _kind(accelerator: str) -> str:
     cuda = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     return "cuda" if cuda else "cpu"
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _telling(message: str) -> str:
+    """The key and the reason out of a parser's page about every type that it has tried."""
+    message = message.replace(HELP, "").replace('Parser key "config": ', "")
+    lines = [line.strip(" -") for line in message.splitlines()]
+    reasons = [line for line in lines if not _BESIDE.match(line)]
+    if "Errors:" in lines:
+        reasons = reasons[: 2 if reasons[0].endswith(":") else 1]
+    reason = re.sub(r"(typing\.|<class ')([\w.]+)('>)?", r"\2", " ".join(reasons))
+    keys = ".".join(re.findall(r'Parser key "([^"]+)":$', message, re.MULTILINE))
+    value = re.search(r"^ *Given value: (\S{1,60})$", message, re.MULTILINE)
+    if value and value[1] not in reason:
+        reason += f", not {value[1]}"
+    return (f"{keys}: {reason}" if keys else reason).replace("fit.", "").rstrip(".")[:300]

@@ -1,4 +1,4 @@
-"""Where bfloat16 pays, and autocast there."""
+"""Where bfloat16 pays, autocast there, and full precision where it would do harm."""
 
 from contextlib import AbstractContextManager
 
@@ -17,3 +17,11 @@ def autocast(device: torch.device | str) -> AbstractContextManager[None]:
     """Autocast to bfloat16 where it pays, a context that changes nothing elsewhere."""
     kind = torch.device(device).type
     return torch.autocast(kind, torch.bfloat16, enabled=has_fast_bfloat16(device))
+
+
+def full_precision(device: torch.device | str) -> AbstractContextManager[None]:
+    """Autocast off, for lattices and coordinates: bfloat16 keeps three digits of them.
+
+    Under a trainer's autocast every matrix product of float32 tensors is rounded, geometry too.
+    """
+    return torch.autocast(torch.device(device).type, enabled=False)

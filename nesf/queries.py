@@ -14,6 +14,7 @@ from torch import Tensor
 from nesf.crystal import CrystalBatch
 from nesf.geometry import NearestImage, frac_to_cart, wrap_frac
 from nesf.neighbors import nearest_atoms
+from nesf.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,9 @@ def field_target(
         margin: in-cell atoms are wrapped into [-margin, 1 - margin).
         images: with it, the nearest periodic image; one lattice a row of the block.
     """
-    atoms = in_cell_coords(crystals, margin)[block.crystal]  # (B, N, 3) -> (R, N, 3)
-    offset, index = nearest_atoms(block.query, atoms, crystals.mask[block.crystal], images)
+    with full_precision(crystals.device):
+        atoms = in_cell_coords(crystals, margin)[block.crystal]  # (B, N, 3) -> (R, N, 3)
+        offset, index = nearest_atoms(block.query, atoms, crystals.mask[block.crystal], images)
     return FieldTarget(offset, crystals.species[block.crystal].gather(1, index))
 
 
@@ -109,6 +111,17 @@ class CellQueries:
     species: int = 32
     species_width: float = 0.3
     margin: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("uniform", "near", "near_width", "species_width"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if self.uniform + self.near < 1:
+            raise ValueError("uniform and near are both 0: no query for the position field")
+        if self.species < 1:
+            raise ValueError(f"species must be at least 1, not {self.species}")
+        if not 0 <= self.margin < 1:
+            raise ValueError(f"margin must be in [0, 1), not {self.margin}")
 
     def __call__(self, crystals: CrystalBatch, generator: torch.Generator) -> TrainingQueries:
         """Queries for a batch: one block of each kind, a row a crystal."""
@@ -156,7 +169,10 @@ class PublishedQueries:
         species_jitter: standard deviation along each axis, Å.
     """
 
-    box: tuple[tuple[float, float, float], tuple[float, float, float]] = ((0, 0, 0), (6, 6, 6))
+    box: tuple[tuple[float, float, float], tuple[float, float, float]] = (
+        (0.0, 0.0, 0.0),
+        (6.0, 6.0, 6.0),
+    )
     grid_spacing: float = 1.0
     grid_jitter: float = 0.5
     near_side: int = 4
@@ -165,6 +181,19 @@ class PublishedQueries:
     species_side: int = 6
     species_spacing: float = 0.1
     species_jitter: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("grid_spacing", "near_spacing", "species_spacing"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("near_side", "species_side"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("grid_jitter", "near_jitter", "species_jitter"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if not all(low <= high for low, high in zip(*self.box, strict=True)):
+            raise ValueError(f"box needs its lower corner first, not {self.box}")
 
     def __call__(self, crystals: CrystalBatch, generator: torch.Generator) -> TrainingQueries:
         """Queries for a batch: one block for positions, one for species, of several rows each."""
@@ -213,7 +242,7 @@ def _jitter(points: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
 
 
 def bounding_box(
-    coords: Sequence[Float[Tensor, "n 3"]],
+    coords: Sequence[Float[Tensor, "_ 3"]],
 ) -> tuple[list[float], list[float]]:
     """Corners (Å) of the box that holds all atoms, for `PublishedQueries.box`."""
     every = torch.cat(list(coords))

@@ -24,7 +24,8 @@ class ReconstructOptions:
             is the site, and their mean distance from it the spread.
         spread_sigma: standard deviation of these queries along each axis, Å.
         cluster_radius: of two sites nearer than this only the one of less spread stays, Å.
-        sure_spread: sites below are kept even where the fields claim fewer atoms, Å.
+        sure_spread: sites below are kept even where the fields claim fewer atoms, Å; with 0 the
+            claim is never exceeded.
         max_spread: sites below are kept where the fields claim nothing, Å.
         relaxed_spread: sites below are admitted where the fields claim more atoms, Å.
         refine_moves: further steps of the chosen sites alone.
@@ -40,8 +41,8 @@ class ReconstructOptions:
         backend: of the clustering, see `nesf.clustering.cluster_particles`.
     """
 
-    grid_spacing: float = 0.65
-    moves: int = 6
+    grid_spacing: float = 0.8
+    moves: int = 5
     max_last_step: float = 0.3
     voxel: float = 0.05
     link_radius: float = 0.15
@@ -50,10 +51,10 @@ class ReconstructOptions:
     spread_queries: int = 48
     spread_sigma: float = 0.15
     cluster_radius: float = 0.35
-    sure_spread: float = 0.03
+    sure_spread: float = 0.0
     max_spread: float = 0.12
     relaxed_spread: float = 0.25
-    refine_moves: int = 1
+    refine_moves: int = 0
     species_queries: int = 32
     species_sigma: float = 0.1
     element_prior: float = 1.0

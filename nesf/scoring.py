@@ -9,6 +9,7 @@ from torch import Tensor
 from nesf.crystal import CrystalBatch
 from nesf.geometry import NearestImage, frac_to_cart
 from nesf.neighbors import nearest_atoms
+from nesf.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,12 @@ def quick_scores(predicted: CrystalBatch, reference: CrystalBatch) -> QuickScore
     Predicted fractional coordinates are placed in the true cell. A crystal without predicted atoms
     scores half the longest cell diagonal for each of its atoms, each of the wrong species.
     """
-    images = NearestImage.of(reference.lattice)
-    found = frac_to_cart(predicted.frac_coords.to(reference.lattice), reference.lattice)
-    offset, index = nearest_atoms(reference.cart_coords, found, predicted.mask, images)
+    with full_precision(reference.device):
+        images = NearestImage.of(reference.lattice)
+        found = frac_to_cart(predicted.frac_coords.to(reference.lattice), reference.lattice)
+        offset, index = nearest_atoms(reference.cart_coords, found, predicted.mask, images)
+        farthest = half_diagonal(reference.lattice).unsqueeze(-1)
     some: Bool[Tensor, "b 1"] = predicted.mask.any(-1, keepdim=True)
-    farthest = half_diagonal(reference.lattice).unsqueeze(-1)
     distance = torch.where(some, offset.norm(dim=-1), farthest)
     wrong = (predicted.atomic_numbers.gather(1, index) != reference.atomic_numbers) | ~some
     return QuickScores(

@@ -17,6 +17,7 @@ from nesf.autoencoder import NeSF
 from nesf.checkpoint import model_entry
 from nesf.crystal import CrystalBatch, standardised
 from nesf.encoder import cell_features
+from nesf.errors import InputError
 from nesf.geometry import NearestImage
 from nesf.losses import (
     elements_loss,
@@ -52,6 +53,15 @@ class LossOptions:
     count: float = 0.1
     elements: float = 0.02
 
+    def __post_init__(self) -> None:
+        for name in ("position", "species", "cell", "count", "elements"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a weight of 0 or more, not {getattr(self, name)}")
+        if self.position_kind not in ("scaled", "squared"):
+            raise ValueError(f"position_kind is scaled or squared, not {self.position_kind}")
+        if self.cell_kind not in ("huber", "squared"):
+            raise ValueError(f"cell_kind is huber or squared, not {self.cell_kind}")
+
 
 @dataclass(frozen=True)
 class OptimizerOptions:
@@ -76,6 +86,22 @@ class OptimizerOptions:
     schedule: Literal["cosine", "halving", "constant"] = "cosine"
     final_lr: float = 0.01
     halving_epochs: int = 640
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "muon_lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("weight_decay", "warmup_steps"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if not 0 <= self.final_lr <= 1:
+            raise ValueError(f"final_lr is a share of lr, 0 to 1, not {self.final_lr}")
+        if self.halving_epochs < 1:
+            raise ValueError(f"halving_epochs must be at least 1, not {self.halving_epochs}")
+        if self.kind not in ("muon", "adamw", "adam"):
+            raise ValueError(f"kind is muon, adamw or adam, not {self.kind}")
+        if self.schedule not in ("cosine", "halving", "constant"):
+            raise ValueError(f"schedule is cosine, halving or constant, not {self.schedule}")
 
     def build(self, module: torch.nn.Module) -> torch.optim.Optimizer:
         """The optimizer over a module's parameters."""
@@ -250,8 +276,14 @@ class FieldTraining(lightning.LightningModule):
         """The optimizer, its rate set before every step."""
         options = self.optimizer_options
         optimizer = options.build(self.model)
-        total = int(self.trainer.estimated_stepping_batches)
-        epoch_steps = max(1, total // max(1, self.trainer.max_epochs or 1))
+        total = self.trainer.estimated_stepping_batches
+        if math.isinf(total):
+            raise InputError(
+                "the learning rate's schedule needs an end: give trainer.max_epochs or "
+                "trainer.max_steps, and trainer.max_time to stop earlier"
+            )
+        batches = self.trainer.num_training_batches
+        epoch_steps = max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: options.factor(step, total, epoch_steps)
         )
@@ -263,9 +295,3 @@ class FieldTraining(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Tell the checkpoint which model its weights belong to."""
         checkpoint["nesf"] = model_entry("nesf.autoencoder.NeSF", self.model.init_args)
-
-    def transfer_batch_to_device(
-        self, batch: CrystalBatch, device: torch.device, dataloader_idx: int
-    ) -> CrystalBatch:
-        """Batches are gathered on the device already; this only makes sure."""
-        return batch.to(device)

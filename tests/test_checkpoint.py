@@ -8,6 +8,8 @@ import hashlib
 import os
 import pickle
 import random
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -177,9 +179,13 @@ def test_flipped_bits_of_plain_torch_files_are_never_wrong_weights(tmp_path, mod
         bad.write_bytes(flip(good, start + rng.randrange(length - 300), rng.randrange(8)))
         refused += refused_or_same(bad, model)
     assert refused == 100
-    size = good.stat().st_size
-    for position in range(size - 1500, size):  # the archive's directory, byte by byte
-        bad.write_bytes(flip(good, position, rng.randrange(8)))
+    # the archive's directory: anywhere, and the bit that makes a reader skip a record's content
+    size, directory = good.stat().st_size, zipfile.ZipFile(good).start_dir
+    data = good.read_bytes()
+    places = [(rng.randrange(directory, size), rng.randrange(8)) for _ in range(150)]
+    places += [(m.start() + 38, 4) for m in re.finditer(b"PK\x01\x02", data)]
+    for position, bit in places:
+        bad.write_bytes(flip(good, position, bit))
         refused_or_same(bad, model)
 
 
@@ -369,21 +375,16 @@ def test_failed_save_keeps_the_old_file(
 
 
 def test_full_disk_is_an_error(tmp_path, lightning_file):
-    """A real one: a child process that may write 100 kB to a file."""
+    """A real one: the kernel lets no file of this process grow beyond 10 kB."""
     before = lightning_file.read_bytes()
-    program = (
-        "import resource, sys, torch\n"
-        "from nesf.sealed import save_sealed\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "try:\n"
-        "    save_sealed({'w': torch.zeros(100_000)}, sys.argv[1])\n"
-        "except OSError as error:\n"
-        "    print(error.filename)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, lightning_file], capture_output=True, text=True
-    )
-    assert done.stdout.strip() == str(lightning_file), done.stderr
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            AtomicCheckpointIO().save_checkpoint({"w": torch.zeros(10_000)}, lightning_file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert error.value.filename == str(lightning_file)
     assert lightning_file.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -45,7 +45,7 @@ sys.meta_path.insert(0, Block())
 
 def run(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=ROOT
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, cwd=ROOT
     )
 
 
@@ -69,13 +69,12 @@ def test_nothing_heavy_is_imported(statement):
 
 @pytest.mark.parametrize("words", [["--help"], ["data", "pack", "--help"]])
 def test_help_is_quick(words):
-    took = []
-    for _ in range(3):  # the best of three, on a machine that others use
-        started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "nesf", *words], capture_output=True, cwd=ROOT)
-        took.append(time.perf_counter() - started)
-        assert done.returncode == 0
-    assert min(took) < 1.0
+    """In processor time, since tests share their machine."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-m", "nesf", *words], capture_output=True, cwd=ROOT)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
 
 def test_training_imports_without_pymatgen():

@@ -254,7 +254,7 @@ def test_grid_and_moves():
         {"grid_spacing": 0.0},
         {"moves": 0},
         {"finer_grid": 1.5},
-        {"max_spread": 0.01},
+        {"max_spread": 0.3},
         {"refine_moves": -1},
         {"max_queries": 1},
     ],

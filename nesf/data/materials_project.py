@@ -231,7 +231,7 @@ def _finish(job: _Job, output: Path, plan: Mapping[str, Any], paths: list[Path])
     if not ids:
         raise InputError(
             f"none of {len(plan['ids'])} materials fits: {len(gathered['outside'])} are outside "
-            f"the query's limits, {len(gathered['rejected'])} were rejected"
+            f"the query's limits, {len(gathered['rejected_rows'])} were rejected"
         )
     licence = f"{LICENCE}; {GNOME_LICENCE} for `gnome_ids`" if gathered["gnome"] else LICENCE
     origin = {

@@ -10,6 +10,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nesf.crystal import CrystalBatch
@@ -84,12 +85,13 @@ class BatchStream:
             InputError: the data, the batch size or the number of processes have changed.
         """
         steps = state.get("steps", len(self))
-        if steps != len(self):
+        position = state["position"] % max(1, steps)
+        if position and steps != len(self):
             raise InputError(
                 f"the checkpoint was left in the middle of an epoch of {steps} steps, and an epoch "
                 f"has {len(self)} now; go on with the same data, batch size and number of processes"
             )
-        self._resume_at = self._position = state["position"] % max(1, len(self))
+        self._resume_at = self._position = position
 
 
 class BatchList:
@@ -126,6 +128,8 @@ class CrystalData(lightning.LightningDataModule):
         val_fraction: share of `train` held out where `val` is empty.
         size_weight: draw a crystal of n atoms in proportion to n^size_weight; 0 visits each
             crystal once an epoch.
+        free_weight: draw a crystal in proportion to 1 + free_weight times the share of its atoms
+            that are off the special positions (see `free_share`), which are learned last.
         seed: of the order and of the held-out part.
         cache_dir: folder of the cache; the user's cache folder by default.
     """
@@ -138,17 +142,21 @@ class CrystalData(lightning.LightningDataModule):
         val_batch_size: int = 128,
         val_fraction: float = 0.05,
         size_weight: float = 0.0,
+        free_weight: float = 0.0,
         seed: int = 0,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
         self.train, self.val = tuple(train), tuple(val)
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
-        self.val_fraction, self.size_weight = val_fraction, size_weight
+        self.val_fraction = val_fraction
+        self.size_weight, self.free_weight = size_weight, free_weight
         self.seed = seed
         self.cache_dir = cache_dir
         self._sets: dict[str, PackedSet] = {}
         self._on_device: dict[str, PackedTensors] = {}
+        self._stream: BatchStream | None = None
+        self._resume: dict[str, Any] | None = None
 
     def prepare_data(self) -> None:
         """Pack what is not packed, once, in one process."""
@@ -188,9 +196,11 @@ class CrystalData(lightning.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         weights = None
-        if self.size_weight:
-            weights = torch.tensor(self._sets["train"].num_atoms ** self.size_weight)
-        return BatchStream(
+        if self.size_weight or self.free_weight:
+            crystals = self._sets["train"]
+            rates = crystals.num_atoms**self.size_weight
+            weights = torch.from_numpy(rates * (1 + self.free_weight * free_share(crystals)))
+        self._stream = BatchStream(
             self._tensors("train"),
             self.batch_size,
             self.seed,
@@ -199,6 +209,22 @@ class CrystalData(lightning.LightningDataModule):
             trainer.world_size,
             weights,
         )
+        if self._resume is not None:
+            self._stream.load_state_dict(self._resume)
+            self._resume = None
+        return self._stream
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training stands in its epoch."""
+        return {"train": self._stream.state_dict()} if self._stream else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Have the next training batches go on there.
+
+        Lightning restores loaders, too, but not those that were made early, for a schedule that
+        asks for the number of steps.
+        """
+        self._resume = state_dict["train"]
 
     def val_dataloader(self) -> BatchList:
         """The validation set in order, this rank's part of it."""
@@ -223,3 +249,18 @@ class CrystalData(lightning.LightningDataModule):
         """Fewest and most atoms in a training crystal."""
         counts: np.ndarray = self._sets["train"].num_atoms
         return int(counts.min()), int(counts.max())
+
+
+def free_share(crystals: PackedSet, tolerance: float = 0.005) -> Float[np.ndarray, " m"]:
+    """The share of each crystal's atoms off the special positions.
+
+    Those are atoms with a coordinate that is, within `tolerance` of the cell, no multiple of 1/8
+    or 1/12 of it: the usual coordinates of positions without a free parameter.
+    """
+    free = np.zeros(len(crystals.frac_coords), dtype=bool)
+    for axis in range(3):
+        x = np.asarray(crystals.frac_coords[:, axis])
+        free |= np.all([abs(x * n - np.round(x * n)) > tolerance * n for n in (8, 12)], axis=0)
+    ends = np.concatenate([[0], np.cumsum(free)])
+    counts = ends[crystals.offsets[1:]] - ends[crystals.offsets[:-1]]
+    return counts / np.maximum(crystals.num_atoms, 1)

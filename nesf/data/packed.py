@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,8 @@ import numpy as np
 from nesf.data.cache import cache_folder, only_one_process
 from nesf.data.columns import StringColumn
 from nesf.data.container import CHUNK_BYTES, VERSION
-from nesf.data.packed_set import PackedSet, PackedTensors
+from nesf.data.packed_set import PackedSet
+from nesf.data.packed_tensors import PackedTensors
 from nesf.data.packed_writer import PackedWriter
 from nesf.data.splits import read_splits, split_groups, split_ids, write_splits
 from nesf.errors import InputError
@@ -111,8 +113,9 @@ def pack(
             else:
                 rejected.append(result)
 
-    with PackedWriter(output, provenance) as writer:
-        rows = good(islice(iter_crystals(inputs, options, progress), where.start, None, where.step))
+    found = iter_crystals(inputs, options, progress)
+    with closing(found), PackedWriter(output, provenance) as writer:  # type: ignore[type-var]
+        rows = good(islice(found, where.start, None, where.step))
         while chunk := list(islice(rows, ROWS_AT_ONCE)):
             writer.append(chunk)
         if rejected or rejected_path.exists():  # a list of an earlier run would mislead

@@ -23,6 +23,7 @@ from nesf.data.columns import (
     offsets_of,
 )
 from nesf.data.container import Spill, read_container, write_container
+from nesf.data.packed_tensors import PackedTensors
 from nesf.errors import InputError
 
 if TYPE_CHECKING:
@@ -269,36 +270,6 @@ class PackedSet:
             lattice=crystals.lattice.detach().cpu().double().numpy(),
             ids=StringColumn.from_strings(crystals.ids),
             provenance=dict(provenance or {}),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class PackedTensors:
-    """A packed set as flat tensors on one device; attributes as in `PackedSet`."""
-
-    frac_coords: Float[Tensor, "total 3"]
-    atomic_numbers: UInt8[Tensor, " total"]
-    offsets: Int[Tensor, " bounds"]
-    lattice: Float[Tensor, "m 3 3"]
-    ids: StringColumn
-
-    def __len__(self) -> int:
-        return len(self.lattice)
-
-    def batch(self, index: Int[Tensor, " k"]) -> CrystalBatch:
-        """The crystals at `index` as a padded batch, gathered on the device."""
-        index = index.to(self.offsets.device)
-        starts = self.offsets[index]
-        counts = self.offsets[index + 1] - starts
-        ends = counts.cumsum(0)
-        steps = torch.arange(int(ends[-1]) if len(ends) else 0, device=index.device)
-        atoms = steps + torch.repeat_interleave(starts - ends + counts, counts)
-        return CrystalBatch.from_flat(
-            self.frac_coords[atoms],
-            self.atomic_numbers[atoms].long(),
-            counts,
-            self.lattice[index],
-            [self.ids[i] for i in index.tolist()],
         )
 
 

@@ -8,32 +8,27 @@ Mater. Sci. 146, 184, 2018).
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from nesf.data.cache import cache_folder
 from nesf.data.decorate import decorations
 from nesf.data.packed import ROWS_AT_ONCE, PackedSet, PackedWriter, PackReport
-from nesf.data.recipes import DELAFOSSITE, RECIPES, Recipe
+from nesf.data.prototype_library import prototype_library
+from nesf.data.recipes import RECIPES, Recipe
 from nesf.data.records import ReadOptions, Row
 from nesf.data.splits import split_groups
-from nesf.data.workers import Failure, map_in_workers
+from nesf.data.workers import Failure, Limits, map_in_workers
 from nesf.errors import InputError, NesfError
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
 
 MAX_ATOMS = 20
 STRAIN = 0.05  # largest change of the logarithm of a free ratio of cell lengths
-_SYMPREC = 0.01  # Å
 
 
 def make_prototypes(
@@ -82,7 +77,7 @@ def write_prototypes(
         "kinds": list(kinds) if kinds is not None else None,
     }
     rows = iter_prototypes(count, seed, max_atoms, kinds, workers, progress)
-    with PackedWriter(output, provenance) as writer:
+    with closing(rows), PackedWriter(output, provenance) as writer:  # type: ignore[type-var]
         while chunk := list(islice(rows, ROWS_AT_ONCE)):
             writer.append(chunk)
         return PackReport(Path(output), len(writer), 0, None)
@@ -151,76 +146,6 @@ def prototype_splits(
     return split_groups(list(packed.ids), formulas, fractions, seed)
 
 
-def prototype_library(folder: Path | None = None) -> PackedSet:
-    """The prototypes with their own elements, in conventional cells; ids are recipes' names.
-
-    Pymatgen takes about 4 s to load them: they are kept packed in the user's cache folder, or
-    made again each time where that cannot be written.
-
-    Args:
-        folder: the cache folder; by default the platform's.
-    """
-    content = repr((version("pymatgen"), version("moyopy"), RECIPES))
-    key = hashlib.sha256(content.encode()).hexdigest()[:16]
-    path = (folder or cache_folder()) / f"prototypes-{key}.nesf"
-    with suppress(InputError):  # absent, or damaged: make it
-        return PackedSet.load(path, mmap=False)
-    library = _build_library()
-    with suppress(InputError):  # not writable: slower, but right
-        library.save(path)
-    return library
-
-
-def _build_library() -> PackedSet:
-    from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
-
-    entries = {}
-    for entry in AFLOW_PROTOTYPE_LIBRARY:
-        structure = getattr(entry["snl"], "structure", entry["snl"])
-        symbols = frozenset(element.symbol for element in structure.composition)
-        entries[entry["tags"]["aflow"], symbols] = structure, entry["tags"]["strukturbericht"]
-    rows = []
-    for recipe in RECIPES:
-        if recipe.name == DELAFOSSITE:
-            structure, strukturbericht = _delafossite(), "F5_1"
-        else:
-            structure, strukturbericht = entries[recipe.aflow, frozenset(recipe.formula.split())]
-        properties: dict[str, float | str] = {
-            "aflow": recipe.aflow,
-            "strukturbericht": strukturbericht or "",
-            "space_group": float(recipe.aflow.split("_")[2]),
-        }
-        rows.append(Row(recipe.name, _conventional(structure), properties, "prototypes"))
-    return PackedSet.from_rows(rows, {"source": "AFLOW prototypes of pymatgen"})
-
-
-def _delafossite() -> Structure:
-    """CuFeO2 (R-3m, a = 3.035 Å, c = 17.17 Å, z(O) = 0.107; mineral data)."""
-    from pymatgen.core import Lattice, Structure
-
-    return Structure.from_spacegroup(
-        "R-3m",
-        Lattice.hexagonal(3.035, 17.17),
-        ["Cu", "Fe", "O"],
-        [[0, 0, 0], [0, 0, 0.5], [0, 0, 0.107]],
-    )
-
-
-def _conventional(structure: Structure) -> Structure:
-    """The standardised conventional cell in the standard orientation, wrapped."""
-    import moyopy
-    from pymatgen.core import Element, Lattice, Structure
-
-    matrix, frac_coords = structure.lattice.matrix.tolist(), structure.frac_coords.tolist()
-    cell = moyopy.Cell(matrix, frac_coords, list(structure.atomic_numbers))
-    cell = moyopy.MoyoDataset(cell, symprec=_SYMPREC).std_cell
-    parameters = Lattice(cell.basis).parameters
-    # 10 digits, so that what should be 0 does not wrap to nearly 1
-    positions = np.mod(np.round(cell.positions, 10), 1.0)
-    elements = [Element.from_Z(number) for number in cell.numbers]
-    return Structure(Lattice.from_parameters(*parameters), elements, positions)
-
-
 def _chosen(library: PackedSet, max_atoms: int, kinds: Sequence[str] | None) -> list[Recipe]:
     """The recipes of these kinds that fit.
 
@@ -257,6 +182,8 @@ def _iterate(
         "nesf.data.decorate:build",
         ((task, task) for task in _plan(recipes, prototypes, count, seed)),
         config={"prototypes": prototypes, "strain": STRAIN},
+        preload=["pymatgen.core.structure_prediction.volume_predictor"],
+        limits=Limits(timeout_s=600.0),  # against a hang; our own items take milliseconds
         workers=workers or ReadOptions().num_workers,
         chunk_items=64,
     )

@@ -114,6 +114,7 @@ def _iterate(
         "nesf.data.parsing:parse",
         _payloads(files, options),
         config=asdict(options),
+        preload=_needed_modules(files),
         workers=options.num_workers,
         limits=Limits(options.timeout_s, options.memory_gib),
     )
@@ -127,6 +128,16 @@ def _iterate(
     if count == 0:
         names = ", ".join(str(file.path) for file in files[:3])
         raise InputError(f"no crystal in {names}{' ...' if len(files) > 3 else ''}")
+
+
+def _needed_modules(files: list[InputFile]) -> list[str]:
+    kinds = {file.kind for file in files}
+    modules = {
+        "pymatgen.core": kinds,
+        "pymatgen.io.cif": {"cif", "csv", "parquet", "zip"},
+        "pymatgen.io.vasp.inputs": {"poscar"},
+    }
+    return [module for module, users in modules.items() if kinds & users]
 
 
 def _payloads(

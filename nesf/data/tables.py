@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from itertools import islice
 from typing import Any
 
 from nesf.data.entries import (
@@ -17,7 +18,7 @@ from nesf.data.entries import (
     scalar_properties,
 )
 from nesf.data.extxyz import comment_pairs
-from nesf.data.files import InputFile, TooLargeError, decode, open_file, stem_of
+from nesf.data.files import DAMAGED, InputFile, TooLargeError, decode, open_file, stem_of
 from nesf.data.records import ReadOptions, Rejected, Task
 from nesf.errors import InputError
 
@@ -44,15 +45,21 @@ def read_csv(file: InputFile, options: ReadOptions) -> Found:
 
 def _csv_rows(reader: Iterator[list[str]]) -> Iterator[list[str]]:
     """The reader's rows, with room for a large CIF in a field."""
-    while True:
+    fault: Exception | None = None
+    while fault is None:
+        rows = []
         with _long_fields():
             try:
-                rows = [row for _, row in zip(range(256), reader, strict=False)]
+                for row in islice(reader, 256):
+                    rows.append(row)
             except csv.Error as error:
-                raise InputError(f"a row is not readable ({error})") from error
-        if not rows:
+                fault = InputError(f"a row is not readable ({error})")
+            except (OSError, TooLargeError, *DAMAGED) as error:
+                fault = error
+        if not rows and fault is None:
             return
         yield from rows
+    raise fault
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -66,6 +66,7 @@ def map_in_workers(
     items: Iterable[tuple[Item, Any]],
     *,
     config: Any = None,
+    preload: Sequence[str] = (),
     workers: int = 1,
     limits: Limits | None = None,
     chunk_items: int = 32,
@@ -78,6 +79,7 @@ def map_in_workers(
         items: pairs of anything and a JSON-able payload; a payload of None is not sent and comes
             back as None. Pulled lazily, a few chunks ahead.
         config: JSON-able second argument of every call.
+        preload: modules that a worker imports before the clock of its first item starts.
         workers: largest number of processes; they start as they are needed.
         limits: per item.
         chunk_items: items that travel together.
@@ -89,7 +91,7 @@ def map_in_workers(
         NesfError: the worker cannot even start.
     """
     limits = limits or Limits()
-    setup = {"function": function, "config": config, **asdict(limits)}
+    setup = {"function": function, "config": config, "preload": preload, **asdict(limits)}
     pool = [_Worker(setup, limits) for _ in range(workers)]
     idle: queue.LifoQueue[_Worker] = queue.LifoQueue()  # the warm worker first
     for worker in pool:
@@ -226,7 +228,9 @@ class _Worker:
             process.kill()
 
 
-def serve(function: str, config: Any, timeout_s: float, memory_gib: float) -> None:
+def serve(
+    function: str, config: Any, preload: Sequence[str], timeout_s: float, memory_gib: float
+) -> None:
     """Answer JSON lines on standard input: a worker's main function."""
     # what the function prints must not end up among the answers
     replies = os.fdopen(os.dup(1), "wb")
@@ -236,6 +240,8 @@ def serve(function: str, config: Any, timeout_s: float, memory_gib: float) -> No
     _limit_memory(memory_gib)
     module, name = function.split(":")
     call = getattr(import_module(module), name)
+    for extra in preload:
+        import_module(extra)
     replies.write(b'"ready"\n')
     replies.flush()
     for line in sys.stdin.buffer:

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _CRYSTAL_COLUMNS = ("material_id", "cif")
 
 
+@runtime_checkable
 class RowFormat(Protocol):
     """How crystals become text, one after another."""
 

@@ -21,7 +21,10 @@ from pymatgen.core import Lattice, Structure
 from nesf.crystal import CrystalBatch
 from nesf.data import container, packed
 from nesf.data.packed import PackedSet, PackedWriter, join_files, load_or_pack, pack, split_ids
+from nesf.data.records import ReadOptions
 from nesf.errors import InputError
+
+ONE_WORKER = ReadOptions(workers=1)
 
 
 def make_rows(count: int, seed: int = 0, prefix: str = "row") -> list[SimpleNamespace]:
@@ -270,17 +273,17 @@ def write_poscars(folder: Path, count: int) -> None:
 def test_shards_join_to_the_whole(tmp_path: Path) -> None:
     write_poscars(tmp_path / "in", 5)
     (tmp_path / "in" / "broken.cif").write_text("data_broken\n")
-    whole = pack([tmp_path / "in"], tmp_path / "whole.nesf", progress=False)
+    whole = pack([tmp_path / "in"], tmp_path / "whole.nesf", ONE_WORKER, progress=False)
     assert (whole.packed, whole.rejected) == (5, 1)
     assert whole.rejected_path == tmp_path / "rejected.csv"
     assert "broken.cif" in (tmp_path / "rejected.csv").read_text()
-    parts = [tmp_path / f"part{i}.nesf" for i in (1, 2, 3)]
+    parts = [tmp_path / f"part{i}.nesf" for i in (1, 2)]
     reports = [
-        pack([tmp_path / "in"], part, shard=(i, 3), progress=False)
+        pack([tmp_path / "in"], part, ONE_WORKER, shard=(i, 2), progress=False)
         for i, part in enumerate(parts, 1)
     ]
     assert sum(report.packed for report in reports) == 5
-    assert [r.rejected_path for r in reports].count(None) == 2
+    assert [r.rejected_path for r in reports].count(None) == 1
     report = join_files(parts, tmp_path / "joined.nesf")
     assert (report.packed, report.rejected) == (5, 1)
     joined = PackedSet.load(tmp_path / "joined.nesf")
@@ -288,10 +291,10 @@ def test_shards_join_to_the_whole(tmp_path: Path) -> None:
     assert sorted(joined.ids) == sorted(one.ids)
     order = joined.positions(one.ids)
     np.testing.assert_array_equal(joined.select(order).lattice, one.lattice)
-    with pytest.raises(InputError, match=r"1 of 3 shards are missing \(2/3\)"):
-        join_files([parts[0], parts[2]], tmp_path / "joined.nesf")
-    with pytest.raises(InputError, match="shard 4/3 does not exist"):
-        pack([tmp_path / "in"], parts[0], shard=(4, 3), progress=False)
+    with pytest.raises(InputError, match=r"1 of 2 shards are missing \(2/2\)"):
+        join_files([parts[0]], tmp_path / "joined.nesf")
+    with pytest.raises(InputError, match="shard 3/2 does not exist"):
+        pack([tmp_path / "in"], parts[0], shard=(3, 2), progress=False)
 
 
 def test_nothing_good_at_all_is_an_error(tmp_path: Path) -> None:
@@ -303,11 +306,9 @@ def test_nothing_good_at_all_is_an_error(tmp_path: Path) -> None:
 
 
 def test_cache_is_keyed_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nesf.data.records import ReadOptions
-
     folder, cache = tmp_path / "in", tmp_path / "cache"
     write_poscars(folder, 2)
-    path = load_or_pack([folder], cache_dir=cache, progress=False)
+    path = load_or_pack([folder], ONE_WORKER, cache, progress=False)
     assert len(PackedSet.load(path)) == 2
     folder.rename(tmp_path / "moved")
     monkeypatch.setattr(packed, "pack", None)  # a second packing would fail
@@ -315,14 +316,14 @@ def test_cache_is_keyed_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.undo()
     assert packed.content_key([tmp_path / "moved"], ReadOptions(max_atoms=9)) != path.parent.name
     (tmp_path / "moved" / "crystal0.vasp").rename(tmp_path / "moved" / "renamed.vasp")
-    renamed = load_or_pack([tmp_path / "moved"], cache_dir=cache, progress=False)
+    renamed = load_or_pack([tmp_path / "moved"], ONE_WORKER, cache, progress=False)
     assert renamed != path
     assert "renamed" in PackedSet.load(renamed).ids
     assert load_or_pack([renamed]) == renamed
 
 
 def _pack_into(cache: Path, folder: Path, answers: "multiprocessing.Queue[str]") -> None:
-    answers.put(str(load_or_pack([folder], cache_dir=cache, progress=False)))
+    answers.put(str(load_or_pack([folder], ONE_WORKER, cache, progress=False)))
 
 
 def test_two_processes_pack_once(tmp_path: Path) -> None:

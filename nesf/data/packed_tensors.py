@@ -1,0 +1,42 @@
+"""`PackedTensors`: a packed set on one device, to draw training batches from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from nesf.crystal import CrystalBatch
+from nesf.data.columns import StringColumn
+
+
+@dataclass(frozen=True, eq=False)
+class PackedTensors:
+    """A packed set as flat tensors on one device; attributes as in `PackedSet`."""
+
+    frac_coords: Float[Tensor, "total 3"]
+    atomic_numbers: UInt8[Tensor, " total"]
+    offsets: Int[Tensor, " bounds"]
+    lattice: Float[Tensor, "m 3 3"]
+    ids: StringColumn
+
+    def __len__(self) -> int:
+        return len(self.lattice)
+
+    def batch(self, index: Int[Tensor, " k"]) -> CrystalBatch:
+        """The crystals at `index` as a padded batch, gathered on the device."""
+        index = index.to(self.offsets.device)
+        starts = self.offsets[index]
+        counts = self.offsets[index + 1] - starts
+        ends = counts.cumsum(0)
+        steps = torch.arange(int(ends[-1]) if len(ends) else 0, device=index.device)
+        atoms = steps + torch.repeat_interleave(starts - ends + counts, counts)
+        return CrystalBatch.from_flat(
+            self.frac_coords[atoms],
+            self.atomic_numbers[atoms].long(),
+            counts,
+            self.lattice[index],
+            [self.ids[i] for i in index.tolist()],
+        )
