@@ -33,7 +33,7 @@ test: $(VENV)/.installed $(VENV)/.cluster
 else
 test: $(VENV)/.installed
 endif
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -132,14 +132,14 @@ class ConcatMLP(nn.Module):
         self, latent: Float[Tensor, "b l"], features: Float[Tensor, "b q f"]
     ) -> Float[Tensor, "b q o"]:
         """Latent (B, L) and query features (B, Q, F) to outputs (B, Q, O)."""
-        first = self.layers[0]
-        # the latent's share of the first layer, once for each crystal and not for each query
-        ours, theirs = first.weight.split([latent.shape[1], features.shape[2]], dim=1)  # type: ignore[operator]
-        constant = F.linear(latent, ours, first.bias).unsqueeze(1)  # type: ignore[arg-type]
-        hidden = self.norms[0](torch.relu(F.linear(features, theirs) + constant))
-        for layer, norm in zip(self.layers[1:], self.norms[1:], strict=True):
-            joined = torch.cat([hidden, features.to(hidden.dtype)], dim=-1)
-            hidden = norm(torch.relu(layer(joined)))
+        hidden = latent.unsqueeze(1)  # (B, 1, L): its share of the first layer once a crystal
+        sizes = [latent.shape[1], *(layer.out_features for layer in self.layers)]
+        for size, layer, norm in zip(sizes[:-1], self.layers, self.norms, strict=True):
+            # the product with the concatenation in two parts: the gradient of a concatenation
+            # is a strided view, a hundred times slower in the backward of batch_norm on CPUs
+            own, query = layer.weight.split([size, features.shape[2]], dim=1)
+            both = F.linear(hidden, own, layer.bias) + F.linear(features, query)
+            hidden = norm(torch.relu(both))
         return self.leave(hidden)
 
 

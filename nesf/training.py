@@ -117,7 +117,7 @@ class OptimizerOptions:
             )
         return torch.optim.Adam(module.parameters(), self.lr, fused=True)
 
-    def factor(self, step: int, total: int, epoch_steps: int) -> float:
+    def factor(self, step: int, total: float, epoch_steps: int) -> float:
         """Share of `lr` at a step of `total`, `epoch_steps` of them an epoch."""
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
         if self.schedule == "cosine":

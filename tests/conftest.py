@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+# test processes run side by side; threads that spin for each other would starve them
+torch.set_num_threads(1)
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

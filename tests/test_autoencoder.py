@@ -1,9 +1,6 @@
 """The whole model: heads, fields, precision, the published size, and learning by heart."""
 
 import json
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -178,13 +175,13 @@ def test_four_crystals_are_learned_by_heart():
     )
     module = FieldTraining(
         model,
-        CellQueries(96, 96, species=32),
+        CellQueries(64, 64, species=32),
         losses=LossOptions(),
         optimizer=OptimizerOptions(lr=2e-3, warmup_steps=10),
     )
     batch = standardised(four_crystals())
     optimizer = module.optimizer_options.build(model)
-    steps = 300
+    steps = 200
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: module.optimizer_options.factor(step, steps, 1)
     )
@@ -203,17 +200,3 @@ def test_four_crystals_are_learned_by_heart():
     assert wrong.sum() == 0
     assert (found.crystals.lattice - batch.lattice).abs().max() < 0.15
     assert bool(found.count_agrees.all())
-
-
-def test_training_needs_no_pymatgen():
-    # None in sys.modules makes any import of it fail
-    script = """
-        import sys
-        sys.modules["pymatgen"] = None
-        import torch
-        import nesf.augment, nesf.autoencoder, nesf.checkpoint, nesf.crystal, nesf.data.module
-        import nesf.data.packed, nesf.decoders, nesf.encoder, nesf.fields, nesf.geometry
-        import nesf.losses, nesf.optimizer, nesf.queries, nesf.training
-        assert not any(name.startswith("pymatgen.") for name in sys.modules)
-    """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -188,7 +189,7 @@ def test_cosine_schedule():
     assert max(factors) == max(factors[8:12])
     assert factors[500] == pytest.approx(0.55)
     assert factors[1000] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(factors[10:]))
     assert options.factor(5000, 1000, 100) == pytest.approx(0.1)
 
 

@@ -95,7 +95,8 @@ def check_lattice(lattice: np.ndarray) -> None:
     """
     if lattice.shape != (3, 3) or not np.isfinite(lattice).all():
         raise InputError("the lattice is not made of nine finite numbers")
-    lengths = np.linalg.norm(lattice, axis=1)
+    with np.errstate(over="ignore"):  # an infinite length is refused, too
+        lengths = np.linalg.norm(lattice, axis=1)
     for name, length in zip("abc", lengths, strict=True):
         check_length(name, float(length))
     unit = lattice / lengths[:, None]

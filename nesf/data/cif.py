@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 _COORDINATES = ("_atom_site_fract_x", "_atom_site_fract_y", "_atom_site_fract_z")
+_CELL = (
+    *(f"_cell_length_{axis}" for axis in "abc"),
+    *(f"_cell_angle_{name}" for name in ("alpha", "beta", "gamma")),
+)
+_CRYSTAL_SYSTEMS = ("_symmetry_cell_setting", "_space_group_crystal_system")
 _OPERATIONS = ("_symmetry_equiv_pos_as_xyz", "_space_group_symop_operation_xyz")
 _FORMULA_PART = re.compile(r"([A-Z][a-z]?)(\d*\.?\d*)")
 # for files whose special positions are given to four digits
@@ -97,14 +102,13 @@ class _Raw:
 
 def _check_raw(data: dict[str, Any], options: ReadOptions) -> _Raw:
     """Refuse raw values that pymatgen accepts, mends or drops."""
-    lengths = [_number(data, f"_cell_length_{axis}") for axis in "abc"]
-    angles = [_number(data, f"_cell_angle_{name}") for name in ("alpha", "beta", "gamma")]
-    for axis, length in zip("abc", lengths, strict=True):
-        if length is not None:
-            check_length(axis, length)
-    for name, angle in zip(("alpha", "beta", "gamma"), angles, strict=True):
-        if angle is not None:
-            check_angle(name, angle)
+    parameters = [_number(data, key) for key in _CELL]
+    for key, value in zip(_CELL, parameters, strict=True):
+        name = key.rsplit("_", 1)[1]
+        if value is not None:
+            (check_length if len(name) == 1 else check_angle)(name, value)
+        elif not any(system in data for system in _CRYSTAL_SYSTEMS):
+            raise InputError(f"{key} is missing")
     for key in ("_atom_site_label", *_COORDINATES):
         if key not in data:
             raise InputError(f"{key} is missing")
@@ -117,7 +121,7 @@ def _check_raw(data: dict[str, Any], options: ReadOptions) -> _Raw:
         )
     coordinates = [_coordinates(data, key, labels) for key in _COORDINATES]
     is_full = _check_occupancies(data, labels)
-    lattice = None if None in lengths + angles else _lattice(lengths + angles)
+    lattice = None if None in parameters else _lattice(parameters)
     return _Raw(labels, np.array(coordinates).T.reshape(-1, 3), is_full, lattice)
 
 

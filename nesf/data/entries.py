@@ -95,10 +95,10 @@ def scalar_properties(record: dict[str, Any]) -> dict[str, float | str]:
             continue
         if isinstance(value, str):
             value = value.strip()
+            if not value or len(value) > _MAX_PROPERTY_LENGTH:
+                continue
             if _NUMBER.fullmatch(value):
                 value = float(value)
-            elif not value or len(value) > _MAX_PROPERTY_LENGTH:
-                continue
         elif isinstance(value, (bool, int, float)):
             try:
                 value = float(value)

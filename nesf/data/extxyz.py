@@ -11,8 +11,10 @@ from nesf.data.checks import check_lattice
 from nesf.data.parsing import Sites, atomic_numbers
 from nesf.errors import InputError
 
+# each start is tried once and each value read once, so that no line takes quadratic time
 _PAIR = re.compile(
-    r"""([A-Za-z_][\w.\-/]*)\s*=\s*("(?:\\.|[^"\\])*"|'[^']*'|\{[^}]*\}|[^\s"'{]\S*)"""
+    r"""(?<![\w.\-/])([A-Za-z_][\w.\-/]*+)\s*+=\s*+"""
+    r"""("(?:\\.|[^"\\])*"|'[^']*'|\{[^{}]*\}|[^\s"'{]\S*)"""
 )
 _COLUMN_TYPES = "SRIL"  # string, real, integer, logical
 _TRUE = {"T", "t", "true", "True", "TRUE", "1"}

@@ -113,9 +113,9 @@ def pack(
             else:
                 rejected.append(result)
 
-    found = iter_crystals(inputs, options, progress)
+    found = iter_crystals(inputs, options, progress, where)
     with closing(found), PackedWriter(output, provenance) as writer:  # type: ignore[type-var]
-        rows = good(islice(found, where.start, None, where.step))
+        rows = good(found)
         while chunk := list(islice(rows, ROWS_AT_ONCE)):
             writer.append(chunk)
         if rejected or rejected_path.exists():  # a list of an earlier run would mislead

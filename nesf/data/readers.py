@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +34,14 @@ __all__ = [
     "write_rejected",
 ]
 
+EVERY = slice(0, None, 1)
+
 
 def iter_crystals(
     inputs: Sequence[str | Path] | str | Path,
     options: ReadOptions | None = None,
     progress: bool = True,
+    part: slice = EVERY,
 ) -> Iterator[Row | Rejected]:
     """Read crystals of any known format, in the inputs' order.
 
@@ -51,6 +55,7 @@ def iter_crystals(
         inputs: files, folders and patterns.
         options: limits and the choice of cell; the defaults if None.
         progress: show a bar on standard error when it takes more than two seconds.
+        part: which of the rows to read; the others are not parsed. It may hold none.
 
     Yields:
         Rows, and what was rejected, as soon as they are parsed.
@@ -60,7 +65,7 @@ def iter_crystals(
             named cannot be read at all, or nothing holds a crystal (while reading).
     """
     files = find_files([inputs] if isinstance(inputs, (str, Path)) else inputs)
-    return _iterate(files, options or ReadOptions(), progress)
+    return _iterate(files, options or ReadOptions(), progress, part)
 
 
 def read_crystals(
@@ -98,7 +103,7 @@ def write_rejected(path: str | Path, rejected: Sequence[Rejected]) -> None:
 
 
 def _iterate(
-    files: list[InputFile], options: ReadOptions, progress: bool
+    files: list[InputFile], options: ReadOptions, progress: bool, part: slice
 ) -> Iterator[Row | Rejected]:
     from tqdm import tqdm
 
@@ -112,7 +117,7 @@ def _iterate(
     )
     answers = map_in_workers(
         "nesf.data.parsing:parse",
-        _payloads(files, options),
+        islice(_payloads(files, options), part.start, part.stop, part.step),
         config=asdict(options),
         preload=_needed_modules(files),
         workers=options.num_workers,
@@ -125,7 +130,7 @@ def _iterate(
             count += 1
             bar.update()
             yield found if isinstance(found, Rejected) else _row(found, answer, taken)
-    if count == 0:
+    if count == 0 and part == EVERY:
         names = ", ".join(str(file.path) for file in files[:3])
         raise InputError(f"no crystal in {names}{' ...' if len(files) > 3 else ''}")
 

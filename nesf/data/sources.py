@@ -39,7 +39,7 @@ def tasks_of(file: InputFile, options: ReadOptions) -> Found:
             count += 1
             yield found
     except (OSError, InputError, TooLargeError, *DAMAGED) as error:
-        reason = _reason(error).removeprefix(f"{file.path} ")
+        reason = _reason(error).removeprefix(str(file.path)).lstrip(": ")
         if file.named and not count and not isinstance(error, TooLargeError):
             sentence = str(error) if isinstance(error, InputError) else f"{file.path}: {reason}"
             raise InputError(sentence) from error

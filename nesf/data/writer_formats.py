@@ -61,7 +61,7 @@ class CsvFormat:
 
     def __init__(self, first: Sequence[str], columns: Sequence[str] | None = None):
         self.first, self.columns = tuple(first), None if columns is None else tuple(columns)
-        self._has_header = False
+        self._header: tuple[str, ...] | None = None  # of an earlier output
 
     def begin(self, info: Sequence[str]) -> str:
         """The header; it fixes the columns."""
@@ -108,11 +108,12 @@ class CsvFormat:
     def _first(self, text: str) -> tuple[str, ...] | None:
         values = _csv_fields(text)
         first = tuple(values[: len(self.first)])
-        if self._has_header:
+        if self._header is not None:
+            self.columns = self._header  # of a file with rows; a header alone is written anew
             return first
         if first != self.first:
             raise InputError(f"its header is not {','.join(self.first)}, ...")
-        self.columns, self._has_header = tuple(values[len(self.first) :]), True
+        self._header = tuple(values[len(self.first) :])
         return None
 
 

@@ -279,7 +279,7 @@ def _whole_parts(path: Path, row_format: RowFormat) -> tuple[bytes, list[tuple[s
                 found.append(fields)
     except InputError as error:
         raise InputError(f"{path} cannot be resumed: {error}; give another output") from error
-    return b"".join(lines[:count]), found
+    return b"".join(lines[:count]) if found else b"", found
 
 
 def _expand(data: bytes) -> bytes:

@@ -20,7 +20,7 @@ from nesf.errors import InputError
 def read_here(
     *inputs: Path | str, options: ReadOptions | None = None, limit: int | None = None
 ) -> list[Row | Rejected]:
-    """What `iter_crystals` would give, with ids that are not made unique; the first of each file."""
+    """What `iter_crystals` would give but for unique ids; the first `limit` of each file."""
     options = options or ReadOptions()
     read: list[Row | Rejected] = []
     for file in find_files(inputs):
@@ -71,8 +71,8 @@ def assert_same_crystals(
 ) -> None:
     """The same cells and the same elements at the same places, in the same order.
 
-    Places are compared by all interatomic vectors' lengths and by the fractional coordinates up to
-    a lattice vector, or up to inversion where the handedness of the axes was turned.
+    Places are compared by the fractional coordinates, up to a lattice vector, and inverted where
+    the axes were turned round.
     """
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):

@@ -132,11 +132,11 @@ def test_mutated_tables(
         bad = gzip.compress(mutate(gzip.decompress(good), rng))
     path = tmp_path_factory.getbasetemp() / name
     path.write_bytes(bad)
+    refusal = None
     try:
         read = read_here(path)
     except InputError as error:
-        assert "\n" not in str(error)
-        assert str(path.name) in str(error)
-        return
+        read, refusal = [], str(error)
+    assert refusal is None or (path.name in refusal and "\n" not in refusal)
     for found in read:
         assert_honest(found)

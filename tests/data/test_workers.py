@@ -61,17 +61,17 @@ def test_each_misdeed_costs_its_own_item_only(function: str, tmp_path: Path) -> 
             enumerate(payloads),
             config={"flag": str(tmp_path / "flag")},
             workers=2,
-            limits=Limits(timeout_s=0.5, memory_gib=1.0),
+            limits=Limits(timeout_s=1.0, memory_gib=1.0),
             chunk_items=6,
         )
     )
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 90
     assert [i for i, _ in answers] == list(range(len(payloads)))  # input order
     told = dict(zip(payloads, (answer for _, answer in answers), strict=True))
     for good in ("a", "b", "c", "d", "e", "f", "talk", "die once"):
         assert told[good] == [good, False]  # and without torch
     assert told[None] is None
-    assert told["hang"] == told["hang in C"] == Failure("took longer than 0.5 s")
+    assert told["hang"] == told["hang in C"] == Failure("took longer than 1 s")
     assert told["eat"] == Failure("needed more than 1 GiB")
     assert told["die"] == Failure("crashed the parser twice")
     assert told["recurse"] == Failure("is nested too deeply")
@@ -107,7 +107,7 @@ def test_closing_does_not_wait_for_a_hanging_item(function: str) -> None:
     next(answers)
     started = time.monotonic()
     answers.close()  # type: ignore[attr-defined]
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 25
 
 
 def test_a_worker_that_cannot_start_says_why() -> None:

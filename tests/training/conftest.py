@@ -19,7 +19,7 @@ from nesf.data.packed import PackedSet
 
 TRAIN, VAL = 48, 9
 BATCH = 8  # 6 steps an epoch
-MINUTE = 60
+PATIENCE = 240  # s; a run takes two, where it does not share its cores
 
 
 @pytest.fixture(scope="session")
@@ -111,26 +111,29 @@ def forkserver() -> Any:
 
 @pytest.fixture
 def fit(forkserver: Any, tiny_data: Path, tmp_path: Path) -> Fit:
-    """`nesf fit` of the tiny run in a process of its own: `fit(root, *options, strike=...)`."""
+    """`nesf fit` of the tiny run in a process of its own: `fit(root, *options, probe=...)`."""
 
-    def run(
-        root: Path, *options: str, strike: dict[str, Any] | None = None, **limits: Any
-    ) -> Outcome:
-        struck = [{"class_path": "probes.Strike", "init_args": strike}] if strike else []
+    def run(root: Path, *options: str, probe: dict[str, Any] | None = None, **limits: Any) -> Any:
         path = tmp_path / "config.yaml"
-        path.write_text(yaml.safe_dump(tiny_config(tiny_data, root, *struck)))
+        path.write_text(yaml.safe_dump(tiny_config(tiny_data, root, *filter(None, [probe]))))
         return start(forkserver, ["fit", f"--config={path}", *options], tmp_path, **limits)
 
     return run
+
+
+def launch(context: Any, argv: Sequence[str], log: Path, **limits: Any) -> Any:
+    """Start `nesf ARGV` in a new process."""
+    process = context.Process(target=run_in_child, args=(argv, log, log.parent), kwargs=limits)
+    process.start()
+    return process
 
 
 def start(context: Any, argv: Sequence[str], folder: Path, **limits: Any) -> Outcome:
     """Run `nesf ARGV` in a new process and wait for it."""
     log = folder / "log"
     log.unlink(missing_ok=True)
-    process = context.Process(target=run_in_child, args=(argv, log, folder), kwargs=limits)
-    process.start()
-    process.join(MINUTE)
+    process = launch(context, argv, log, **limits)
+    process.join(PATIENCE)
     if process.is_alive():
         process.kill()
         pytest.fail(f"hangs: nesf {' '.join(argv)}\n{log.read_text()}")

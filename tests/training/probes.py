@@ -27,12 +27,14 @@ def run_in_child(
     folder: Path,
     file_limit: int | None = None,
     user: int | None = None,
+    environment: dict[str, str] | None = None,
 ) -> None:
     """Run `nesf ARGV` in this process, its output in a file, under limits of the disk."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.chdir(folder)
+    os.environ.update(environment or {})
     if file_limit is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
@@ -47,7 +49,10 @@ def read_record(folder: Path, rank: int = 0) -> list[dict[str, Any]]:
 
 
 class Record(Callback):
-    """Writes loss, learning rate and crystals of every step, and the result of each validation."""
+    """Writes loss, learning rate and crystals of every step, and the result of each validation.
+
+    `val/atoms` is the mean atom count of the validation crystals, a sum over all processes.
+    """
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -60,6 +65,12 @@ class Record(Callback):
             lr=trainer.optimizers[0].param_groups[0]["lr"],
             ids=list(batch.ids),
         )
+
+    def on_validation_batch_end(
+        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        atoms = batch.num_atoms.float().mean()
+        module.log("val/atoms", atoms, batch_size=len(batch), sync_dist=True)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
         metrics = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
@@ -79,10 +90,11 @@ class Strike(Callback):
             `half` (a checkpoint is half written), `whole` (written, but not in place).
         step: steps done by then.
         number: of the signal; by default SIGKILL, which nothing outlives.
+        times: it is sent.
     """
 
-    def __init__(self, where: str, step: int, number: int = 9) -> None:
-        self.where, self.step, self.number = where, step, number
+    def __init__(self, where: str, step: int, number: int = 9, times: int = 1) -> None:
+        self.where, self.step, self.number, self.times = where, step, number, times
 
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         if trainer.global_step == self.step:
@@ -103,7 +115,8 @@ class Strike(Callback):
 
     def _strike(self, where: str) -> None:
         if where == self.where:
-            os.kill(os.getpid(), self.number)
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
 
     def _break_writing(self) -> None:
         whole = sealed.atomic_write
@@ -119,6 +132,28 @@ class Strike(Callback):
                     self._strike("whole")
 
         sealed.atomic_write = broken
+
+
+class Stop(Callback):
+    """Stops the training after a step, as the timer of `max_time` does.
+
+    Args:
+        step: the last one.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.global_step == self.step
+
+
+class AllTrained(Callback):
+    """Fails where a parameter has no gradient: several processes would wait for it forever."""
+
+    def on_after_backward(self, trainer: lightning.Trainer, module: Any) -> None:
+        idle = [name for name, p in module.named_parameters() if p.grad is None]
+        assert not idle, idle
 
 
 class _HalfWriter:

@@ -1,0 +1,153 @@
+"""Which crystals a step gets: all of them, each once, and the same after a restart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from crystals import random_crystals
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nesf.data.module import BatchList, BatchStream, CrystalData
+from nesf.data.packed import PackedSet, PackedTensors
+from nesf.errors import InputError
+
+
+def tensors_of(count: int) -> PackedTensors:
+    crystals = random_crystals(0, max(count, 1), max_atoms=2)
+    return PackedSet.from_batch(crystals).select(range(count)).tensors()
+
+
+def ids_of(stream: BatchStream) -> list[tuple[str, ...]]:
+    return [batch.ids for batch in stream]
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    count=st.integers(1, 40),
+    batch_size=st.integers(1, 12),
+    world=st.integers(1, 4),
+    epoch=st.integers(0, 3),
+)
+def test_ranks_share_out_an_epoch(count: int, batch_size: int, world: int, epoch: int) -> None:
+    if count < world:
+        return
+    crystals = tensors_of(count)
+    streams = [
+        BatchStream(crystals, batch_size, 1, lambda: epoch, rank, world) for rank in range(world)
+    ]
+    parts = [ids_of(stream) for stream in streams]
+    lengths = {len(stream) for stream in streams} | {len(part) for part in parts}
+    assert len(lengths) == 1  # a rank with fewer steps would leave the others waiting
+    drawn = Counter(name for part in parts for ids in part for name in ids)
+    assert set(drawn.values()) == {1}
+    size = min(batch_size, count // world)
+    assert drawn.total() == count // (size * world) * size * world  # all but a part of a batch
+    # a step takes the same crystals from the epoch's order, however many ranks share them
+    order = [crystals.ids[i] for i in streams[0].order(epoch).tolist()]
+    for step in range(len(streams[0])):
+        taken = {name for part in parts for name in part[step]}
+        assert taken == set(order[step * size * world : (step + 1) * size * world])
+
+
+def test_the_order_is_of_seed_and_epoch() -> None:
+    crystals = tensors_of(30)
+    first = BatchStream(crystals, 4, seed=0)
+    assert torch.equal(first.order(3), BatchStream(crystals, 7, seed=0).order(3))
+    assert not torch.equal(first.order(3), first.order(4))
+    assert not torch.equal(first.order(3), BatchStream(crystals, 4, seed=1).order(3))
+
+
+@pytest.mark.parametrize("done", range(6))
+def test_a_stream_goes_on_where_it_was_left(done: int) -> None:
+    crystals, epoch = tensors_of(20), [0]
+
+    def stream() -> BatchStream:
+        return BatchStream(crystals, 4, epoch=lambda: epoch[0])
+
+    truth = ids_of(stream())
+    epoch[0] = 1
+    second = ids_of(stream())
+    epoch[0] = 0
+    broken = stream()
+    batches = iter(broken)
+    for _ in range(done):
+        next(batches)
+    resumed = stream()
+    resumed.load_state_dict(broken.state_dict())
+    if done == len(truth):  # the epoch was over: the next is whole
+        epoch[0] = 1
+        assert ids_of(resumed) == second
+    else:
+        assert ids_of(resumed) == truth[done:]
+        epoch[0] = 1
+        assert ids_of(resumed) == second
+
+
+def test_a_position_of_other_data_is_refused() -> None:
+    left = BatchStream(tensors_of(20), 4)
+    batches = iter(left)
+    next(batches)
+    with pytest.raises(InputError, match="epoch of 5 steps, and an epoch has 3 now"):
+        BatchStream(tensors_of(20), 6).load_state_dict(left.state_dict())
+    list(batches)  # between epochs there is nothing to go wrong
+    BatchStream(tensors_of(20), 6).load_state_dict(left.state_dict())
+
+
+def test_weights_are_rates() -> None:
+    crystals = tensors_of(20)
+    weights = torch.ones(20, dtype=torch.float64)
+    weights[3], weights[4] = 0.0, 30.0
+    stream = BatchStream(crystals, 10, weights=weights)
+    drawn = torch.cat([stream.order(epoch) for epoch in range(200)]).bincount(minlength=20)
+    assert drawn[3] == 0
+    assert drawn[4] / drawn.sum() == pytest.approx(30 / 48, abs=0.05)
+
+
+@settings(deadline=None, max_examples=30)
+@given(count=st.integers(1, 30), batch_size=st.integers(1, 12), world=st.integers(1, 4))
+def test_validation_sees_each_crystal_once(count: int, batch_size: int, world: int) -> None:
+    if count < world:
+        return
+    crystals = tensors_of(count)
+    lists = [BatchList(crystals, batch_size, rank, world) for rank in range(world)]
+    seen = Counter(name for part in lists for batch in part for name in batch.ids)
+    assert seen == Counter(list(crystals.ids))
+    assert all(len(part) == sum(1 for _ in part) > 0 for part in lists)
+
+
+def test_a_held_out_part_depends_on_ids_alone(tmp_path: Path) -> None:
+    crystals = random_crystals(0, 30, max_atoms=3)
+    whole = PackedSet.from_batch(crystals)
+    whole.save(tmp_path / "a.nesf")
+    whole.select(range(29, -1, -1)).save(tmp_path / "b.nesf")
+    parts = []
+    for name in ("a.nesf", "b.nesf"):
+        data = CrystalData([str(tmp_path / name)], val_fraction=0.2, seed=3)
+        data.prepare_data()
+        data.setup()
+        parts.append({key: set(data.set_named(key).ids) for key in ("train", "val")})
+        assert data.atoms_range() == (1, 3)
+    assert parts[0] == parts[1]
+    assert parts[0]["train"] | parts[0]["val"] == set(crystals.ids)
+    assert not parts[0]["train"] & parts[0]["val"]
+    assert len(parts[0]["val"]) == 6
+
+
+def test_too_few_crystals_to_hold_any_out(tmp_path: Path) -> None:
+    PackedSet.from_batch(random_crystals(0, 3)).save(tmp_path / "few.nesf")
+    with pytest.raises(InputError, match="too few to hold out 5%"):
+        CrystalData([str(tmp_path / "few.nesf")]).setup()
+
+
+def test_fewer_crystals_than_processes(tiny_data: Path) -> None:
+    class Trainer:
+        world_size = 10
+
+    data = CrystalData([str(tiny_data / "train.nesf")], [str(tiny_data / "val.nesf")])
+    data.trainer = Trainer()  # type: ignore[assignment]
+    with pytest.raises(InputError, match=r"data\.val has 9 crystals for 10 processes"):
+        data.setup()
