@@ -137,8 +137,8 @@ class ConcatMLP(nn.Module):
         for size, layer, norm in zip(sizes[:-1], self.layers, self.norms, strict=True):
             # the product with the concatenation in two parts: the gradient of a concatenation
             # is a strided view, a hundred times slower in the backward of batch_norm on CPUs
-            own, query = layer.weight.split([size, features.shape[2]], dim=1)
-            both = F.linear(hidden, own, layer.bias) + F.linear(features, query)
+            own, query = layer.weight.split([size, features.shape[2]], dim=1)  # type: ignore[operator]
+            both = F.linear(hidden, own, layer.bias) + F.linear(features, query)  # type: ignore[arg-type]
             hidden = norm(torch.relu(both))
         return self.leave(hidden)
 

@@ -65,7 +65,7 @@ class SaveConfig(SaveConfigCallback):
             # how this part of the run was started is not a property of the run
             config = self.config.clone()
             config.restart, config.ckpt_path = "no", None
-            text = self.parser.dump(config, skip_none=False, skip_validation=True)
+            text = self.parser.dump(config, skip_unset=False, skip_validation=True)
             with atomic_write(folder / "config.yaml") as file:
                 file.write(text.encode())
             self.already_saved = True

@@ -276,7 +276,7 @@ class FieldTraining(lightning.LightningModule):
         """The optimizer, its rate set before every step."""
         options = self.optimizer_options
         optimizer = options.build(self.model)
-        total = self.trainer.estimated_stepping_batches
+        total = float(self.trainer.estimated_stepping_batches)
         if math.isinf(total):
             raise InputError(
                 "the learning rate's schedule needs an end: give trainer.max_epochs or "

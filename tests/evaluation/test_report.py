@@ -186,7 +186,7 @@ def test_a_browser_without_network_draws_every_crystal(page, tmp_path):
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=True,
     ).stdout
     body = re.search(r"<body[^>]*>", dom)[0]
