@@ -117,6 +117,8 @@ class LastCheckpoint(Checkpoint):
         self._hand_back()
 
     def _save(self, trainer: lightning.Trainer, stopping: bool) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         alone = trainer.world_size == 1  # processes hear of signals at different steps
         stopping |= alone and (self._interrupted or trainer.received_sigterm)
         if stopping or trainer.global_step % self.every_steps == 0:

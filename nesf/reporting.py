@@ -60,11 +60,12 @@ def report_run(
     code = reconstruct_files(
         inputs, str(output), model=run, resume=resume, device=device, seed=seed
     )
+    # what cannot be drawn is still scored: `evaluate` reads predictions less strictly
     found, _ = read_crystals([output], progress=False)
     truth, _ = read_crystals(inputs, progress=False)
     predicted = {row.id: row.structure for row in found}
     metrics = evaluate(
-        [(row.id, predicted.get(row.id)) for row in truth],
+        str(output),
         truth,
         refine=refine_symmetry,
         seed=seed,

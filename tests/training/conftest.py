@@ -19,7 +19,7 @@ from nesf.data.packed import PackedSet
 
 TRAIN, VAL = 48, 9
 BATCH = 8  # 6 steps an epoch
-PATIENCE = 240  # s; a run takes two, where it does not share its cores
+PATIENCE = 900  # s; a run takes two, where it does not share its cores
 
 
 @pytest.fixture(scope="session")
