@@ -70,6 +70,7 @@ def main() -> None:
         learned = module.fields(module.encode(crystal), crystal.lattice)
     exact = exact_fields(crystal, learned.periodic, margin=learned.margin)
     figure = Figure(figsize=(10, 3.5), layout="constrained", dpi=160)
+    figure.get_layout_engine().set(h_pad=0.15)  # type: ignore[union-attr]
     panels = figure.subplots(1, 3, sharex=True, sharey=True)
     draw_plane(panels[0], crystal, exact, "distance to the nearest atom, exact")
     draw_plane(panels[1], crystal, learned, "the same from the latent vector")
@@ -78,7 +79,7 @@ def main() -> None:
         axes.set_aspect("equal")
         axes.set_xlabel("x, Å")
     panels[0].set_ylabel("y, Å")
-    figure.savefig(given.output)
+    figure.savefig(given.output, bbox_inches="tight")
     print(f"{crystal.ids[0]}: {given.output}")
 
 

@@ -247,7 +247,7 @@ class FieldTraining(lightning.LightningModule):
         parts = self.loss_parts(crystals, generator)
         total = self.total_loss(parts)
         logged = {f"val/{k}": v for k, v in parts.items()} | {"val/loss": total}
-        self.log_dict(logged, batch_size=len(batch), sync_dist=True)
+        self.log_mean(logged, len(batch))
         if self._reconstructs(batch_idx):
             self._log_reconstruction(crystals)
 
@@ -269,8 +269,13 @@ class FieldTraining(lightning.LightningModule):
             "val/position_actual": scores.distance / scores.atoms,
             "val/species_actual_percent": 100 * scores.wrong_species / scores.atoms,
         }
-        self.log_dict(per_crystal, batch_size=len(crystals), sync_dist=True)
-        self.log_dict(per_atom, batch_size=int(scores.atoms), sync_dist=True)
+        self.log_mean(per_crystal, len(crystals))
+        self.log_mean(per_atom, int(scores.atoms))
+
+    def log_mean(self, values: Mapping[str, Tensor], weight: int) -> None:
+        """Log means over an epoch and all processes, each batch of one process with its weight."""
+        # Lightning averages the weights over the processes as integers: let nothing be rounded
+        self.log_dict(values, batch_size=weight * self.trainer.world_size, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         """The optimizer, its rate set before every step."""

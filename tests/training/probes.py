@@ -69,8 +69,7 @@ class Record(Callback):
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        atoms = batch.num_atoms.float().mean()
-        module.log("val/atoms", atoms, batch_size=len(batch), sync_dist=True)
+        module.log_mean({"val/atoms": batch.num_atoms.float().mean()}, len(batch))
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
         metrics = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("val/")}

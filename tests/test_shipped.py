@@ -1,0 +1,33 @@
+"""The models in the box."""
+
+import pytest
+from pymatgen.core import Lattice, Structure
+
+import nesf
+from nesf.checkpoint import WEIGHTS_FOLDER, sidecar_path
+
+SHIPPED = sorted(path.stem for path in WEIGHTS_FOLDER.glob("*.safetensors"))
+
+
+def test_there_is_one() -> None:
+    assert "lcs6" in SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_has_its_checksum(name: str) -> None:
+    assert sidecar_path(WEIGHTS_FOLDER / f"{name}.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_recovers_textbook_crystals(name: str) -> None:
+    cscl = Structure(Lattice.cubic(4.12), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    rocksalt = Structure.from_spacegroup(
+        "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+    )
+    model = nesf.load(name)
+    found = model.decode(model.encode([cscl, rocksalt]))
+    for true, structure in zip([cscl, rocksalt], found, strict=True):
+        assert structure.composition == true.composition
+        assert structure.lattice.abc == pytest.approx(true.lattice.abc, abs=0.15)
+        away = true.lattice.get_all_distances(true.frac_coords, structure.frac_coords)
+        assert away.min(axis=1).max() < 0.05
