@@ -294,6 +294,6 @@ def _telling(message: str) -> str:
     reason = re.sub(r"(typing\.|<class ')([\w.]+)('>)?", r"\2", " ".join(reasons))
     keys = ".".join(re.findall(r'Parser key "([^"]+)":$', message, re.MULTILINE))
     value = re.search(r"^ *Given value: (\S{1,60})$", message, re.MULTILINE)
-    if value and value[1] not in reason:
+    if value and value[1] not in reason.split():
         reason += f", not {value[1]}"
     return (f"{keys}: {reason}" if keys else reason).replace("fit.", "").rstrip(".")[:300]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Lattice
 
@@ -52,6 +52,8 @@ def brute_shortest(delta: torch.Tensor, lattice: torch.Tensor, reach: int = 3) -
     angles=st.tuples(*[st.floats(50.0, 115.0)] * 3),
 )
 def test_parameters_agree_with_pymatgen(lengths, angles):
+    # flat cells are where we differ: they are kept a little open
+    assume(max(angles) < sum(angles) - max(angles) - 1 and sum(angles) < 359)
     expected = Lattice.from_parameters(*lengths, *angles).matrix
     lattice = parameters_to_lattice(
         torch.tensor([lengths], dtype=torch.float64),

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import BATCH, PATIENCE, TRAIN, Fit, launch, tiny_config
 from probes import read_record
+from tiny_run import BATCH, PATIENCE, TRAIN, Fit, launch, tiny_config
 
 from nesf.data.packed import PackedSet
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Fit, start, tiny_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_run import Fit, start, tiny_config
 
 import nesf
 from nesf.cli import main

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Fit
 from ordinary_user import NOBODY
 from probes import read_record
 from safetensors.torch import load_file
+from tiny_run import Fit
 from torch import nn
 
 from nesf.optimizer import MuonAdamW
