@@ -47,6 +47,7 @@ def demo(
                 f"--data.train=[{data['train']}]",
                 f"--data.val=[{data['val']}]",
                 f"--trainer.accelerator={'auto' if device == 'auto' else _accelerator(device)}",
+                "--trainer.devices=1",
                 "--restart=auto",
             ]
         )

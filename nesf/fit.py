@@ -191,6 +191,7 @@ def fit_command(argv: Sequence[str]) -> None:
             save_config_callback=SaveConfig,
             trainer_defaults={"callbacks": list[Callback]()},
             parser_class=FitParser,
+            parser_kwargs={"prog": "nesf"},
             args=["fit", *argv],
             seed_everything_default=0,
             auto_configure_optimizers=False,  # the model brings its own

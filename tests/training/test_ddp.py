@@ -18,7 +18,7 @@ from tiny_run import BATCH, PATIENCE, TRAIN, Fit, launch, tiny_config
 
 from nesf.data.packed import PackedSet
 
-EPOCHS = 5
+EPOCHS = 4
 STEPS = EPOCHS * TRAIN // BATCH
 RANKS = (0, 1)
 
