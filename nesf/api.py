@@ -81,6 +81,17 @@ class Model:
         """Atoms of the largest cell that the model can give back; None if it sets no limit."""
         return getattr(self.module, "max_atoms", None)
 
+    @property
+    def condition_property(self) -> str | None:
+        """Name of the property that the model's latents are conditioned on; None if on none."""
+        return getattr(self.module, "condition_property", None)
+
+    def refusals(self, crystals: CrystalBatch) -> list[str | None]:
+        """For each crystal, why the model cannot represent it; None where it can."""
+        if not hasattr(self.module, "refusals"):
+            return [None] * len(crystals)
+        return self.module.refusals(crystals.to(self.device))
+
     @cached_property
     def latent_dim(self) -> int:
         """Length L of a latent."""

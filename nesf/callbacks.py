@@ -23,6 +23,7 @@ from nesf.checkpoint import save_model
 from nesf.crystal import standardised
 from nesf.errors import InputError
 from nesf.exact import exact_fields
+from nesf.memory import peak_memory
 from nesf.slices import cell_extent, draw_distance, slice_fields
 
 BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
@@ -200,6 +201,7 @@ class FinishedModel(Checkpoint):
             "processor": platform.processor() or platform.machine(),
             "threads": torch.get_num_threads(),
             "precision": trainer.precision,
+            "peak_memory_bytes": peak_memory(trainer.strategy.root_device),
             "parameters": sum(p.numel() for p in pl_module.model.parameters()),
             "versions": {"nesf": __version__}
             | {name: version(name) for name in ("torch", "lightning")},

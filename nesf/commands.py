@@ -71,8 +71,8 @@ def reconstruct_files(
     _check(inputs, output, batch_size)
     torch.manual_seed(seed)
     through: Callable[[CrystalBatch], Reconstruction]
-    if model is not None:
-        loaded = api.load(model, device, batch_size)
+    loaded = None if model is None else api.load(model, device, batch_size)
+    if loaded is not None:
         options = _changed(loaded, changes)
         read = _for_model(read, loaded)
 
@@ -92,10 +92,10 @@ def reconstruct_files(
     with open_writer(output, resume, COLUMNS) as writer, _bar("reconstructing", progress) as bar:
         tally.skipped = len(writer.done)
         for rows in _batches(found, batch_size, tally, skip=writer.done):
-            crystals = CrystalBatch.from_structures(
-                [r.structure for r in rows], [r.id for r in rows]
-            )
-            _write(writer, through(crystals), [(r.source, r.row, r.id) for r in rows], tally)
+            crystals = batch_of_rows(rows, loaded)
+            reasons = loaded.refusals(crystals) if loaded else [None] * len(rows)
+            sources = [(r.source, r.row, r.id) for r in rows]
+            _write(writer, through(crystals), sources, tally, reasons)
             bar.update(len(rows))
     return tally.finish(output)
 
@@ -133,14 +133,17 @@ def encode_files(
     found = iter_crystals(inputs, _for_model(read, loaded), progress=False)
     with _bar("encoding", progress) as bar:
         for rows in _batches(found, batch_size, tally):
-            latent = loaded.encode([row.structure for row in rows]).float().cpu()
+            crystals = batch_of_rows(rows, loaded)
+            latent = loaded.encode(crystals).float().cpu()
             finite = latent.isfinite().all(-1)
             latents.append(latent[finite])
-            for row, good in zip(rows, finite.tolist(), strict=True):
+            reasons = loaded.refusals(crystals)
+            for row, good, reason in zip(rows, finite.tolist(), reasons, strict=True):
                 if good:
                     ids.append(row.id)
                 else:
-                    tally.rejected.append(Rejected(row.source, row.row, row.id, NOT_FINITE))
+                    told = reason or NOT_FINITE
+                    tally.rejected.append(Rejected(row.source, row.row, row.id, told))
             bar.update(len(rows))
     tally.done = len(ids)
     together = torch.cat(latents) if latents else torch.zeros(0, loaded.latent_dim)
@@ -228,18 +231,31 @@ def _batches(
         yield rows
 
 
+def batch_of_rows(rows: Sequence[Row], model: api.Model | None = None) -> CrystalBatch:
+    """Rows as one batch, with the property that a conditional model asks for."""
+    crystals = CrystalBatch.from_structures([r.structure for r in rows], [r.id for r in rows])
+    name = model and model.condition_property
+    if not name:
+        return crystals
+    values = [row.properties.get(name) for row in rows]
+    numbers = [float(v) if isinstance(v, int | float) else float("nan") for v in values]
+    return crystals.replace(properties={name: torch.tensor(numbers)})
+
+
 def _write(
     writer: Any,
     found: Reconstruction,
     sources: Sequence[tuple[str, int | None, str]],
     tally: Tally,
+    reasons: Sequence[str | None] | None = None,
 ) -> None:
     agrees = None if found.count_agrees is None else found.count_agrees.tolist()
     confidence = found.confidence.tolist()
     for i, structure in enumerate(found.crystals.to_structures()):
         source, row, name = sources[i]
         if not len(structure):
-            tally.rejected.append(Rejected(source, row, name, NO_ATOMS))
+            reason = (reasons[i] if reasons else None) or NO_ATOMS
+            tally.rejected.append(Rejected(source, row, name, reason))
             continue
         said = "" if agrees is None else str(agrees[i]).lower()
         writer.write(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +28,7 @@ class CrystalBatch:
         mask: (B, N) true for real atoms; they come first in every row.
         lattice: (B, 3, 3) cell vectors as rows, Å.
         ids: B identifiers.
+        properties: (B,) numbers by name, NaN where unknown.
     """
 
     frac_coords: Float[Tensor, "b n 3"]
@@ -35,6 +36,7 @@ class CrystalBatch:
     mask: Bool[Tensor, "b n"]
     lattice: Float[Tensor, "b 3 3"]
     ids: tuple[str, ...]
+    properties: Mapping[str, Float[Tensor, " b"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.lattice.shape[0]
@@ -72,6 +74,7 @@ class CrystalBatch:
             atomic_numbers=self.atomic_numbers.to(device=device),
             mask=self.mask.to(device=device),
             lattice=self.lattice.to(device=device, dtype=dtype),
+            properties={k: v.to(device=device, dtype=dtype) for k, v in self.properties.items()},
         )
 
     def select(self, index: Sequence[int] | Int[Tensor, " k"] | Bool[Tensor, " b"]) -> CrystalBatch:
@@ -88,6 +91,7 @@ class CrystalBatch:
             mask=mask[:, :width],
             lattice=self.lattice[index],
             ids=tuple(self.ids[i] for i in index.tolist()),
+            properties={k: v[index] for k, v in self.properties.items()},
         )
 
     @staticmethod

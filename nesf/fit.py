@@ -27,6 +27,7 @@ from nesf.atomic import atomic_write
 from nesf.callbacks import BEST, LAST, MODEL, TRAINING, ProgressLines
 from nesf.checkpoint import read_model, sidecar_path
 from nesf.checkpoint_io import AtomicCheckpointIO
+from nesf.curve import CURVE
 from nesf.errors import CheckpointError, InputError
 from nesf.precision import has_fast_bfloat16
 
@@ -232,7 +233,8 @@ def find_checkpoint(root: Path, restart: str, ckpt_path: str | None) -> Path | N
 
 def remove_run(root: Path) -> None:
     """Remove what `nesf fit` wrote into a run folder, and nothing else."""
-    for name in (LAST, BEST, MODEL, sidecar_path(root / MODEL).name, TRAINING, "config.yaml"):
+    model = (MODEL, sidecar_path(root / MODEL).name)
+    for name in (LAST, BEST, *model, TRAINING, CURVE, "config.yaml"):
         (root / name).unlink(missing_ok=True)
     if (root / TENSORBOARD).is_dir():
         shutil.rmtree(root / TENSORBOARD)

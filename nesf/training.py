@@ -17,7 +17,6 @@ from nesf.autoencoder import NeSF
 from nesf.checkpoint import model_entry
 from nesf.crystal import CrystalBatch, standardised
 from nesf.encoder import cell_features
-from nesf.errors import InputError
 from nesf.geometry import NearestImage
 from nesf.losses import (
     elements_loss,
@@ -26,6 +25,7 @@ from nesf.losses import (
     squared_distance_loss,
 )
 from nesf.optimizer import MuonAdamW
+from nesf.progress import training_progress
 from nesf.queries import CellQueries, PublishedQueries, QueryBlock, field_target
 from nesf.random import generator_for
 from nesf.scoring import quick_scores
@@ -117,11 +117,16 @@ class OptimizerOptions:
             )
         return torch.optim.Adam(module.parameters(), self.lr, fused=True)
 
-    def factor(self, step: int, total: float, epoch_steps: int) -> float:
-        """Share of `lr` at a step of `total`, `epoch_steps` of them an epoch."""
+    def factor(self, step: int, done: float, epoch_steps: int) -> float:
+        """Share of `lr` at a step where a share `done` of the run is over.
+
+        Args:
+            step: steps taken.
+            done: see `nesf.progress.training_progress`.
+            epoch_steps: steps an epoch.
+        """
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
         if self.schedule == "cosine":
-            done = min(1.0, step / max(1, total))
             return warm * (
                 self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
             )
@@ -281,16 +286,12 @@ class FieldTraining(lightning.LightningModule):
         """The optimizer, its rate set before every step."""
         options = self.optimizer_options
         optimizer = options.build(self.model)
-        total = float(self.trainer.estimated_stepping_batches)
-        if math.isinf(total):
-            raise InputError(
-                "the learning rate's schedule needs an end: give trainer.max_epochs or "
-                "trainer.max_steps, and trainer.max_time to stop earlier"
-            )
+        training_progress(self.trainer)  # sets up the data, and refuses a run without an end
         batches = self.trainer.num_training_batches
         epoch_steps = max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: options.factor(step, total, epoch_steps)
+            optimizer,
+            lambda step: options.factor(step, training_progress(self.trainer, step), epoch_steps),
         )
         return {
             "optimizer": optimizer,

@@ -183,7 +183,7 @@ def test_four_crystals_are_learned_by_heart():
     optimizer = module.optimizer_options.build(model)
     steps = 200
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: module.optimizer_options.factor(step, float(steps), 1)
+        optimizer, lambda step: module.optimizer_options.factor(step, step / steps, 1)
     )
     generator = torch.Generator().manual_seed(0)
     for _ in range(steps):

@@ -132,6 +132,7 @@ class CrystalData(lightning.LightningDataModule):
             that are off the special positions (see `free_share`), which are learned last.
         seed: of the order and of the held-out part.
         cache_dir: folder of the cache; the user's cache folder by default.
+        properties: columns of numbers that batches carry, as `CrystalBatch.properties`.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class CrystalData(lightning.LightningDataModule):
         free_weight: float = 0.0,
         seed: int = 0,
         cache_dir: str | None = None,
+        properties: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.train, self.val = tuple(train), tuple(val)
@@ -153,6 +155,7 @@ class CrystalData(lightning.LightningDataModule):
         self.size_weight, self.free_weight = size_weight, free_weight
         self.seed = seed
         self.cache_dir = cache_dir
+        self.properties = tuple(properties)
         self._sets: dict[str, PackedSet] = {}
         self._on_device: dict[str, PackedTensors] = {}
         self._stream: BatchStream | None = None
@@ -242,7 +245,7 @@ class CrystalData(lightning.LightningDataModule):
     def _tensors(self, name: str) -> PackedTensors:
         if name not in self._on_device:
             device = self.trainer.strategy.root_device if self.trainer else "cpu"
-            self._on_device[name] = self._sets[name].tensors(device)
+            self._on_device[name] = self._sets[name].tensors(device, properties=self.properties)
         return self._on_device[name]
 
     def atoms_range(self) -> tuple[int, int]:

@@ -171,16 +171,47 @@ class PackedSet:
         )
 
     def tensors(
-        self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        properties: Sequence[str] = (),
     ) -> PackedTensors:
-        """The whole set as flat tensors on a device, to draw batches from without a copy there."""
+        """The whole set as flat tensors on a device, to draw batches from without a copy there.
+
+        Args:
+            device: where they go.
+            dtype: of everything that is no integer.
+            properties: columns of numbers to take along.
+
+        Raises:
+            InputError: there is no such column of numbers.
+        """
         return PackedTensors(
             frac_coords=torch.tensor(self.frac_coords, dtype=dtype, device=device),
             atomic_numbers=torch.tensor(self.atomic_numbers, dtype=torch.uint8, device=device),
             offsets=torch.tensor(self.offsets, dtype=torch.int64, device=device),
             lattice=torch.tensor(self.lattice, dtype=dtype, device=device),
             ids=self.ids,
+            properties={
+                name: torch.tensor(self.numbers(name), dtype=dtype, device=device)
+                for name in properties
+            },
         )
+
+    def numbers(self, name: str) -> Float[np.ndarray, " m"]:
+        """A property of all crystals, NaN where unknown.
+
+        Raises:
+            InputError: there is no such column, or it holds text.
+        """
+        column = self.properties.get(name)
+        if column is None or isinstance(column, StringColumn):
+            numeric = [k for k, v in self.properties.items() if not isinstance(v, StringColumn)]
+            known = ", ".join(numeric) if numeric else "none"
+            raise InputError(
+                f"the crystals have no property {name}; they have these columns of numbers: {known}"
+            )
+        return column
 
     def select(self, index: Index) -> PackedSet:
         """The crystals at `index` (positions, or a mask over all)."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -21,6 +22,7 @@ class PackedTensors:
     offsets: Int[Tensor, " bounds"]
     lattice: Float[Tensor, "m 3 3"]
     ids: StringColumn
+    properties: Mapping[str, Float[Tensor, " m"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.lattice)
@@ -33,10 +35,13 @@ class PackedTensors:
         ends = counts.cumsum(0)
         steps = torch.arange(int(ends[-1]) if len(ends) else 0, device=index.device)
         atoms = steps + torch.repeat_interleave(starts - ends + counts, counts)
-        return CrystalBatch.from_flat(
+        crystals = CrystalBatch.from_flat(
             self.frac_coords[atoms],
             self.atomic_numbers[atoms].long(),
             counts,
             self.lattice[index],
             [self.ids[i] for i in index.tolist()],
         )
+        if not self.properties:
+            return crystals
+        return crystals.replace(properties={k: v[index] for k, v in self.properties.items()})

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from crystals import random_crystals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nesf.data.columns import StringColumn
 from nesf.data.module import BatchList, BatchStream, CrystalData
 from nesf.data.packed import PackedSet, PackedTensors
 from nesf.errors import InputError
@@ -151,3 +154,22 @@ def test_fewer_crystals_than_processes(tiny_data: Path) -> None:
     data.trainer = Trainer()  # type: ignore[assignment]
     with pytest.raises(InputError, match=r"data\.val has 9 crystals for 10 processes"):
         data.setup()
+
+
+def test_batches_carry_the_properties_asked_for() -> None:
+    crystals = dataclasses.replace(
+        PackedSet.from_batch(random_crystals(0, 5, max_atoms=3)),
+        properties={
+            "gap": np.array([0.0, 1.5, np.nan, 3.0, 4.0]),
+            "label": StringColumn.from_strings(["a", "b", "c", "d", "e"]),
+        },
+    )
+    batch = crystals.tensors(properties=["gap"]).batch(torch.tensor([3, 2, 1]))
+    assert batch.properties["gap"].tolist() == pytest.approx([3.0, float("nan"), 1.5], nan_ok=True)
+    kept = batch.to(dtype=torch.float64).select([2, 0]).properties["gap"]
+    assert kept.tolist() == [1.5, 3.0]
+    assert kept.dtype == torch.float64
+    assert crystals.tensors().batch(torch.tensor([0])).properties == {}
+    for name in ("label", "absent"):
+        with pytest.raises(InputError, match=f"no property {name}; they have .*: gap"):
+            crystals.tensors(properties=[name])
