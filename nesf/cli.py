@@ -57,6 +57,23 @@ VERBS = {
     ),
     "encode": Verb("nesf.commands:encode_files", "crystals to latents (.npz)"),
     "decode": Verb("nesf.commands:decode_files", "latents to crystals", resumes=RESUME),
+    "perturb": Verb(
+        "nesf.generate:perturb_files",
+        "crystals like given ones, around their latents",
+        resumes=RESUME,
+    ),
+    "interpolate": Verb(
+        "nesf.generate:interpolate_files", "crystals between two given ones", resumes=RESUME
+    ),
+    "sample": Verb("nesf.generate:sample_files", "new crystals, drawn at random", resumes=RESUME),
+    "properties": Verb(
+        "baselines.voxel_icsg3d.properties:predict_files", "predict properties of crystals"
+    ),
+    "compare": Verb(
+        "eval.compare.command:compare",
+        "train and score several models alike",
+        resumes="go on with --restart auto",
+    ),
     "evaluate": Verb("nesf.verbs:evaluate_files", "score predicted crystals against true ones"),
     "data pack": Verb("nesf.verbs:pack_files", "pack crystals of any format for training"),
     "data join": Verb("nesf.verbs:join_files", "put packed sets together"),

@@ -6,33 +6,35 @@ listed in rejected.csv.
 
 from __future__ import annotations
 
-import dataclasses
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from nesf import api
+from nesf.command_parts import (
+    COLUMNS,
+    NO_ATOMS,
+    NOT_FINITE,
+    Changes,
+    batch_of_rows,
+    batches_of_rows,
+    changed_options,
+    check_arguments,
+    options_with,
+    progress_bar,
+    reading_for,
+)
 from nesf.crystal import CrystalBatch
 from nesf.data.readers import iter_crystals
-from nesf.data.records import ReadOptions, Rejected, Row
+from nesf.data.records import ReadOptions, Rejected
 from nesf.data.writers import open_writer
 from nesf.errors import InputError
 from nesf.exact import exact_fields
 from nesf.latents import Latents
 from nesf.reconstruct import Reconstruction, ReconstructOptions, reconstruct
 from nesf.tally import Tally
-
-NOT_FINITE = "its latent is not finite"
-NO_ATOMS = "no atom was found in the fields"
-COLUMNS = ("confidence", "count_agrees")  # beside each written crystal
-
-Changes = Annotated[Mapping[str, Any], ReconstructOptions]
 
 
 def reconstruct_files(
@@ -68,19 +70,22 @@ def reconstruct_files(
     """
     if (model is None) == (field is None):
         raise InputError("give either --model NAME|PATH or --field exact")
-    _check(inputs, output, batch_size)
+    check_arguments(inputs, output, batch_size)
     torch.manual_seed(seed)
     through: Callable[[CrystalBatch], Reconstruction]
     loaded = None if model is None else api.load(model, device, batch_size)
     if loaded is not None:
-        options = _changed(loaded, changes)
-        read = _for_model(read, loaded)
+        options = changed_options(loaded, changes)
+        read = reading_for(read, loaded)
 
         def through(crystals: CrystalBatch) -> Reconstruction:
             return loaded.reconstruct(crystals, options)
 
     else:
-        target, exact_options = api.resolve_device(device), _options(ReconstructOptions(), changes)
+        target, exact_options = (
+            api.resolve_device(device),
+            options_with(ReconstructOptions(), changes),
+        )
 
         def through(crystals: CrystalBatch) -> Reconstruction:
             fields = exact_fields(crystals.to(target), periodic)
@@ -89,9 +94,12 @@ def reconstruct_files(
 
     tally = Tally("reconstructed")
     found = iter_crystals(inputs, read, progress=False)  # finds the files before any is written
-    with open_writer(output, resume, COLUMNS) as writer, _bar("reconstructing", progress) as bar:
+    with (
+        open_writer(output, resume, COLUMNS) as writer,
+        progress_bar("reconstructing", progress) as bar,
+    ):
         tally.skipped = len(writer.done)
-        for rows in _batches(found, batch_size, tally, skip=writer.done):
+        for rows in batches_of_rows(found, batch_size, tally, skip=writer.done):
             crystals = batch_of_rows(rows, loaded)
             reasons = loaded.refusals(crystals) if loaded else [None] * len(rows)
             sources = [(r.source, r.row, r.id) for r in rows]
@@ -123,16 +131,16 @@ def encode_files(
         progress: show a progress bar.
         read: reading
     """
-    _check(inputs, output, batch_size)
+    check_arguments(inputs, output, batch_size)
     Latents.check_path(output)
     torch.manual_seed(seed)
     loaded = api.load(model, device, batch_size)
     tally = Tally("encoded")
     ids: list[str] = []
     latents: list[Tensor] = []
-    found = iter_crystals(inputs, _for_model(read, loaded), progress=False)
-    with _bar("encoding", progress) as bar:
-        for rows in _batches(found, batch_size, tally):
+    found = iter_crystals(inputs, reading_for(read, loaded), progress=False)
+    with progress_bar("encoding", progress) as bar:
+        for rows in batches_of_rows(found, batch_size, tally):
             crystals = batch_of_rows(rows, loaded)
             latent = loaded.encode(crystals).float().cpu()
             finite = latent.isfinite().all(-1)
@@ -175,11 +183,11 @@ def decode_files(
         progress: show a progress bar.
         changes: reconstruction (by default as the model says)
     """
-    _check(inputs, output, batch_size)
+    check_arguments(inputs, output, batch_size)
     torch.manual_seed(seed)
     files = [(name, Latents.load(name)) for name in inputs]
     loaded = api.load(model, device, batch_size)
-    options = _changed(loaded, changes)
+    options = changed_options(loaded, changes)
     for name, content in files:
         if content.values.shape[1] != loaded.latent_dim:
             raise InputError(
@@ -187,7 +195,7 @@ def decode_files(
                 f"this model {loaded.latent_dim}; decode with the model that encoded them"
             )
     tally = Tally("decoded")
-    with open_writer(output, resume, COLUMNS) as writer, _bar("decoding", progress) as bar:
+    with open_writer(output, resume, COLUMNS) as writer, progress_bar("decoding", progress) as bar:
         tally.skipped = len(writer.done)
         for name, content in files:
             todo = [i for i, id_ in enumerate(content.ids) if id_ not in writer.done]
@@ -197,49 +205,6 @@ def decode_files(
                 _write(writer, found, [(name, i + 1, content.ids[i]) for i in part], tally)
                 bar.update(len(part))
     return tally.finish(output)
-
-
-def _check(inputs: Sequence[str], output: str, batch_size: int) -> None:
-    """Refuse what cannot work before anything is loaded or written."""
-    if batch_size < 1:
-        raise InputError(f"the batch size is {batch_size}; give at least 1")
-    target = Path(output).resolve()
-    for name in inputs:
-        source = Path(name).resolve()
-        if source == target or (source.is_dir() and source in target.parents):
-            raise InputError(f"the output {output} lies in the input {name}; give another output")
-
-
-def _batches(
-    found: Iterator[Row | Rejected],
-    batch_size: int,
-    tally: Tally,
-    skip: frozenset[str] = frozenset(),
-) -> Iterator[list[Row]]:
-    """Rows to work on; the rejected ones go to the tally."""
-    rows: list[Row] = []
-    with closing(found):  # type: ignore[type-var]
-        for one in found:
-            if isinstance(one, Rejected):
-                tally.rejected.append(one)
-            elif one.id not in skip:
-                rows.append(one)
-            if len(rows) == batch_size:
-                yield rows
-                rows = []
-    if rows:
-        yield rows
-
-
-def batch_of_rows(rows: Sequence[Row], model: api.Model | None = None) -> CrystalBatch:
-    """Rows as one batch, with the property that a conditional model asks for."""
-    crystals = CrystalBatch.from_structures([r.structure for r in rows], [r.id for r in rows])
-    name = model and model.condition_property
-    if not name:
-        return crystals
-    values = [row.properties.get(name) for row in rows]
-    numbers = [float(v) if isinstance(v, int | float) else float("nan") for v in values]
-    return crystals.replace(properties={name: torch.tensor(numbers)})
 
 
 def _write(
@@ -262,34 +227,3 @@ def _write(
             name, structure, dict(zip(COLUMNS, (round(confidence[i], 4), said), strict=True))
         )
         tally.done += 1
-
-
-def _options(base: ReconstructOptions, changes: Mapping[str, Any]) -> ReconstructOptions:
-    try:
-        return dataclasses.replace(base, **changes)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def _changed(model: api.Model, changes: Mapping[str, Any]) -> ReconstructOptions | None:
-    """The model's own options with the user's changes; None where there are none."""
-    if not changes:
-        return None
-    base = getattr(model.module, "options", None)
-    if not isinstance(base, ReconstructOptions):
-        kind = type(model.module).__name__
-        raise InputError(f"a {kind} has no reconstruction options; leave {', '.join(changes)} out")
-    return _options(base, changes)
-
-
-def _for_model(read: ReadOptions, model: api.Model) -> ReadOptions:
-    """Reading that rejects crystals which the model cannot give back."""
-    return dataclasses.replace(
-        read,
-        max_atomic_number=min(read.max_atomic_number, model.max_atomic_number),
-        max_atoms=min(read.max_atoms, model.max_atoms or read.max_atoms),
-    )
-
-
-def _bar(title: str, progress: bool) -> tqdm[Any]:
-    return tqdm(desc=title, unit=" crystals", file=sys.stderr, disable=not progress, delay=1)

@@ -286,7 +286,8 @@ class FieldTraining(lightning.LightningModule):
         """The optimizer, its rate set before every step."""
         options = self.optimizer_options
         optimizer = options.build(self.model)
-        training_progress(self.trainer)  # sets up the data, and refuses a run without an end
+        training_progress(self.trainer)  # refuses a run without an end
+        self.trainer.fit_loop.setup_data()
         batches = self.trainer.num_training_batches
         epoch_steps = max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
         schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("torch", "pymatgen", "lightning", "pandas", "sklearn", "matplotlib", "scipy")
+HEAVY = ("torch", "pymatgen", "lightning", "pandas", "sklearn", "matplotlib", "scipy", "skimage")
 # a packed data set is trained on with these alone, on machines without pymatgen
 TRAINING = (
     "nesf.crystal",
@@ -32,6 +32,9 @@ TRAINING = (
     "nesf.data.module",
     "nesf.training",
     "nesf.fit",
+    "baselines.voxel_icsg3d.voxelize",
+    "baselines.voxel_icsg3d.model",
+    "baselines.voxel_icsg3d.training",
 )
 BLOCK_PYMATGEN = """
 import sys

@@ -1,0 +1,118 @@
+"""`PropertyData`: crystals as graphs with their properties, in batches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from baselines.voxel_icsg3d.graphs import GraphOptions, GraphTensors, graph_tensors
+from nesf.data.module import CrystalData
+from nesf.data.packed import PackedTensors
+from nesf.errors import InputError
+
+
+class PropertyData(CrystalData):
+    """Training and validation crystals with the neighbours of their atoms and their properties.
+
+    Which atoms are neighbours and, unless told here, which properties are wanted is the model's
+    to say.
+
+    Args:
+        train: files, folders or globs in any format of the readers, or packed sets.
+        val: likewise; empty holds out a part of `train`.
+        batch_size: crystals a step and rank.
+        val_batch_size: crystals a validation step.
+        val_fraction: share of `train` held out where `val` is empty.
+        seed: of the order and of the held-out part.
+        cache_dir: folder of the cache; the user's cache folder by default.
+        properties: columns of numbers that batches carry; by default those that the model
+            predicts.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[str],
+        val: Sequence[str] = (),
+        batch_size: int = 64,
+        val_batch_size: int = 256,
+        val_fraction: float = 0.05,
+        seed: int = 0,
+        cache_dir: str | None = None,
+        properties: Sequence[str] = (),
+    ) -> None:
+        super().__init__(
+            train,
+            val,
+            batch_size,
+            val_batch_size,
+            val_fraction,
+            seed=seed,
+            cache_dir=cache_dir,
+            properties=properties,
+        )
+        self.graph_options = GraphOptions()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the sets, and refuse at once what they lack.
+
+        Raises:
+            InputError: a set has no such column of numbers, or no training crystal has a value.
+        """
+        if self.trainer is not None:
+            model = self.trainer.lightning_module.model
+            self.graph_options = model.graph_options  # type: ignore[union-attr, assignment]
+            self.properties = self.properties or model.properties  # type: ignore[union-attr, assignment]
+        if not self.properties:
+            raise InputError("name the properties to learn: model.properties, as in [heat_ref]")
+        super().setup(stage)
+        self.statistics(self.properties)
+        for name in self.properties:
+            self.set_named("val").numbers(name)
+
+    def statistics(self, properties: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of properties over the training crystals that have them.
+
+        Args:
+            properties: P columns.
+
+        Returns:
+            (P,) means and (P,) deviations, 1 where all values are equal.
+
+        Raises:
+            InputError: there is no such column of numbers, or it has no finite value.
+        """
+        found = []
+        for name in properties:
+            column = np.asarray(self.set_named("train").numbers(name))
+            known = column[np.isfinite(column)]
+            if not len(known):
+                raise InputError(
+                    f"no training crystal has a value of {name}; name another property"
+                )
+            found.append((known.mean(), known.std() or 1.0))
+        mean, deviation = np.array(found).T
+        return mean, deviation
+
+    def _tensors(self, name: str) -> PackedTensors:
+        if name not in self._on_device:
+            self._on_device[name] = self._graphs(name)
+        return self._on_device[name]
+
+    def _graphs(self, name: str) -> GraphTensors:
+        device = self.trainer.strategy.root_device if self.trainer else "cpu"
+        crystals = self.set_named(name)
+        graphs, refused = graph_tensors(
+            crystals,
+            self.graph_options,
+            device,
+            properties=self.properties,
+            progress=sys.stderr.isatty(),
+        )
+        for position, reason in refused.items():
+            raise InputError(
+                f"crystal {crystals.ids[position]} of data.{name} cannot be used ({reason}); "
+                "remove it"
+            )
+        return graphs
