@@ -42,6 +42,24 @@ class CrystalPair:
     scores: Mapping[str, Any] = field(default_factory=dict)
     case: str = ""
 
+    @property
+    def drawing(self) -> Drawing:
+        """What the 3-D view draws of it."""
+        return Drawing(self.id, {"true": self.true, "reconstructed": self.reconstructed})
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Crystals that are drawn side by side, and turned together.
+
+    Attributes:
+        id: of the crystal.
+        sides: crystals by the name of their place, which is not "id"; None where there is none.
+    """
+
+    id: str
+    sides: Mapping[str, Structure | None]
+
 
 def select_cases(
     rows: Sequence[Mapping[str, Any]],
@@ -98,49 +116,72 @@ def pairs_section(pairs: Sequence[CrystalPair]) -> str:
 
 
 def _pair_card(pair: CrystalPair) -> str:
-    units = {metric.name: (metric.title, metric.unit) for metric in METRICS + MATCH_METRICS}
-    scores: dict[str, str] = {}
-    if pair.scores:
-        found, true = pair.scores["num_atoms_predicted"], pair.scores["num_atoms"]
-        scores["atoms"] = f"{found} of {true}" if found != true else str(true)
-    for name in _PAIR_SCORES:
-        if pair.scores.get(name) is not None:
-            title, unit = units[name]
-            short = title.split(",")[0].replace(" of the matched", "")
-            scores[short] = format_value(pair.scores[name], unit)
-    if pair.scores.get("failure"):
-        scores = {"failure": str(pair.scores["failure"])}
-    numbers = set(pair.true.atomic_numbers)
-    numbers |= set(pair.reconstructed.atomic_numbers) if pair.reconstructed else set()
-    legend = "".join(
-        f'<li><i style="background:{elements.color(z)}"></i>{elements.symbol(z)}</li>'
-        for z in sorted(numbers)
-    )
     badge = f'<span class="badge {escape(pair.case)}">{escape(pair.case)}</span>' * bool(pair.case)
-    stages = "".join(
-        f'<figure class="stage"><div class="view" data-side="{side}"></div>'
-        f"<figcaption>{side}</figcaption></figure>"
-        for side in ("true", "reconstructed")
-    )
+    structures = [pair.true, pair.reconstructed]
     return (
         f'<article class="pair"><header><h3>{escape(pair.id)}</h3>'
         f'<span class="formula">{escape(pair.true.composition.reduced_formula)}</span>{badge}'
-        f'</header><div class="stages">{stages}</div><ul class="legend">{legend}</ul>'
-        f"{facts_list(scores, 'scores')}</article>"
+        f'</header><div class="stages">{stage("true")}{stage("reconstructed")}</div>'
+        f"{elements_legend(structures)}{facts_list(score_facts(pair.scores), 'scores')}</article>"
     )
 
 
-def crystal_data(pairs: Sequence[CrystalPair]) -> str:
-    """What report.js draws: cells and atoms of every pair, and how elements look, as JSON."""
+def stage(side: str, caption: str | None = None, note: str = "") -> str:
+    """A place for one 3-D view, with its caption.
+
+    Args:
+        side: its name, as in `Drawing.sides`.
+        caption: by default the side's name.
+        note: HTML below the caption.
+    """
+    return (
+        f'<figure class="stage"><div class="view" data-side="{escape(side)}"></div>'
+        f"<figcaption>{escape(caption or side)}{note}</figcaption></figure>"
+    )
+
+
+def elements_legend(structures: Sequence[Structure | None]) -> str:
+    """The elements of some crystals with their colours."""
+    numbers = {z for structure in structures if structure for z in structure.atomic_numbers}
+    items = "".join(
+        f'<li><i style="background:{elements.color(z)}"></i>{elements.symbol(z)}</li>'
+        for z in sorted(numbers)
+    )
+    return f'<ul class="legend">{items}</ul>'
+
+
+def score_facts(row: Mapping[str, Any]) -> dict[str, str]:
+    """What a card tells of one reconstruction.
+
+    Args:
+        row: of "rows" of `eval.evaluate.evaluate`, or nothing.
+    """
+    if not row:
+        return {}
+    if row.get("failure"):
+        return {"failure": str(row["failure"])}
+    units = {metric.name: (metric.title, metric.unit) for metric in METRICS + MATCH_METRICS}
+    found, true = row["num_atoms_predicted"], row["num_atoms"]
+    facts = {"atoms": f"{found} of {true}" if found != true else str(true)}
+    for name in _PAIR_SCORES:
+        if row.get(name) is not None:
+            title, unit = units[name]
+            short = title.split(",")[0].replace(" of the matched", "")
+            facts[short] = format_value(row[name], unit)
+    return facts
+
+
+def crystal_data(drawings: Sequence[Drawing]) -> str:
+    """What report.js draws: cells and atoms of every drawing, and how elements look, as JSON."""
     numbers: set[int] = set()
     drawn = []
-    for pair in pairs:
+    for drawing in drawings:
         sides: dict[str, Any] = {}
-        for side, structure in (("true", pair.true), ("reconstructed", pair.reconstructed)):
+        for side, structure in drawing.sides.items():
             cell = None if structure is None else Cell.from_structure(structure)
             sides[side] = None if cell is None or fault(cell) else _drawn_crystal(cell)
             numbers |= set() if cell is None else set(cell.atomic_numbers.tolist())
-        drawn.append({"id": pair.id, **sides})
+        drawn.append({"id": drawing.id, **sides})
     kinds = {
         elements.symbol(z): {"color": elements.color(z), "radius": elements.drawn_radius(z)}
         for z in sorted(numbers)

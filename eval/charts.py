@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 Curve = Sequence[tuple[int, float]]
 
-_INK = "#010203"  # stands for the page's text colour until the SVG is written
+INK = "#010203"  # stands for the page's text colour until the SVG is written
 _COLORS = {"train": "#2f7ed8", "val": "#e8710a"}
 _MAX_POINTS = 600
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -31,7 +31,7 @@ _STYLE: Any = {
     "axes.spines.right": False,
     "image.composite_image": False,
     **dict.fromkeys(
-        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
     ),
 }
 
@@ -110,7 +110,7 @@ def slice_chart(field: FieldSlice) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 2.9), layout="constrained")
         axes = figure.subplots(1, 4)
         top = float(max(np.max(field.distance_exact), 1e-3))
@@ -136,7 +136,7 @@ def slice_chart(field: FieldSlice) -> str:
             _finish_slice(ax, title, field)
         axes[0].set_ylabel("Å")
         _species_legend(axes[3], field)
-        return _to_svg(figure, f"fields of {field.name}, {field.title}")
+        return to_svg(figure, f"fields of {field.name}, {field.title}")
 
 
 def _split_tag(tag: str) -> tuple[str, str]:
@@ -151,7 +151,7 @@ def _history_chart(quantity: str, curves: Mapping[str, Curve]) -> str:
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.9, 2.5), layout="constrained")
         ax = figure.subplots()
         for split, curve in sorted(curves.items()):
@@ -166,10 +166,10 @@ def _history_chart(quantity: str, curves: Mapping[str, Curve]) -> str:
         ax.set_xlabel("step")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-        ax.grid(alpha=0.2, lw=0.6, color=_INK)
+        ax.grid(alpha=0.2, lw=0.6, color=INK)
         if len(curves) > 1:
             ax.legend(frameon=False)
-        return _to_svg(figure, quantity)
+        return to_svg(figure, quantity)
 
 
 def _thin(curve: Curve) -> Curve:
@@ -211,7 +211,7 @@ def _species_legend(ax: Axes, field: FieldSlice) -> None:
     ax.legend(handles=patches, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
 
 
-def _to_svg(figure: Figure, label: str) -> str:
+def to_svg(figure: Figure, label: str) -> str:
     """The figure as SVG for use in a page: no prolog, no stray ids, the page's colours."""
     import html
 
@@ -222,7 +222,7 @@ def _to_svg(figure: Figure, label: str) -> str:
     with matplotlib.rc_context({"svg.hashsalt": label}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' id="[A-Za-z]+[0-9.]*_[0-9]+"', "", text)
     title = f'<svg role="img" aria-label="{html.escape(label, quote=True)}" class="chart" '

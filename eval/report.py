@@ -9,10 +9,20 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from eval.cards import CrystalPair, crystal_data, escape, facts_list, pairs_section, select_cases
+from eval.cards import (
+    CrystalPair,
+    Drawing,
+    crystal_data,
+    escape,
+    facts_list,
+    pairs_section,
+    select_cases,
+)
 from eval.charts import Curve, FieldSlice, history_charts, read_history, slice_chart
 from eval.table import bin_rows, format_interval, format_value, headline, main_rows
 from nesf.errors import InputError
+
+DRAWN_WITH = "Drawn with 3Dmol.js 2.5.5 (BSD-3-Clause, University of Pittsburgh and contributors)."
 
 __all__ = ["CrystalPair", "FieldSlice", "read_history", "select_cases", "write_report"]
 
@@ -41,8 +51,6 @@ def write_report(
     Raises:
         OSError: the file cannot be written.
     """
-    from nesf.atomic import atomic_write
-
     sections = [
         _metrics_section(dict(metrics)),
         _history_section(history or {}),
@@ -50,15 +58,54 @@ def write_report(
         _slices_section(field_slices),
         _failures_section(metrics),
     ]
-    page = Template(_asset("report.html")).substitute(
-        title=escape(title),
-        css=_asset("report.css"),
+    write_page(
+        path,
+        title=title,
         summary=facts_list(summary or {}, "facts"),
         cards=_cards(metrics),
-        sections="\n".join(section for section in sections if section),
+        sections=sections,
         footer=_footer(metrics),
-        crystals=crystal_data(pairs),
-        viewer_library=viewer_library() if pairs else "",
+        drawings=[pair.drawing for pair in pairs],
+    )
+
+
+def write_page(
+    path: str | Path,
+    *,
+    title: str,
+    summary: str,
+    cards: str,
+    sections: Sequence[str],
+    footer: str,
+    drawings: Sequence[Drawing] = (),
+    style: str = "",
+) -> None:
+    """Write one self-contained page of this style, atomically.
+
+    Args:
+        path: the file to write.
+        title: its headline.
+        summary: HTML below the headline.
+        cards: HTML of the figures that matter most.
+        sections: HTML of the sections; empty ones are left out.
+        footer: HTML of the last lines.
+        drawings: crystals, one for each element of class "pair", in their order.
+        style: name of an asset with more CSS.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from nesf.atomic import atomic_write
+
+    page = Template(_asset("report.html")).substitute(
+        title=escape(title),
+        css=_asset("report.css") + (_asset(style) if style else ""),
+        summary=summary,
+        cards=cards,
+        sections="\n".join(section for section in sections if section),
+        footer=footer,
+        crystals=crystal_data(drawings),
+        viewer_library=viewer_library() if drawings else "",
         script=_asset("report.js"),
     )
     with atomic_write(path) as file:
@@ -173,5 +220,5 @@ def _footer(metrics: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in settings["versions"].items())
     return escape(
         f"Seed {settings['seed']}, {settings['bootstrap']} bootstrap resamples; {versions}. "
-        "Drawn with 3Dmol.js 2.5.5 (BSD-3-Clause, University of Pittsburgh and contributors)."
+        f"{DRAWN_WITH}"
     )

@@ -128,14 +128,14 @@ def _harmless(value: Any) -> Any:
 
 
 def _main_table(result: dict[str, Any]) -> list[str]:
-    return _markdown(*main_rows(result))
+    return markdown(*main_rows(result))
 
 
 def _bins_table(result: dict[str, Any]) -> list[str]:
-    return _markdown(*bin_rows(result))
+    return markdown(*bin_rows(result))
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A Markdown table whose columns line up in plain text, too."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 

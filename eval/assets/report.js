@@ -1,4 +1,4 @@
-// Draws every pair of crystals and writes what was drawn into the body's data attributes.
+// Draws the crystals of every card, side by side, and writes what was drawn into the body's data attributes.
 (function () {
   "use strict";
   const data = JSON.parse(document.getElementById("crystals").textContent);
@@ -47,11 +47,10 @@
     place.appendChild(note);
   }
 
-  document.querySelectorAll(".pair").forEach((pair, index) => {
+  document.querySelectorAll(".pair").forEach((card, index) => {
     const viewers = [];
-    for (const side of ["true", "reconstructed"]) {
-      const place = pair.querySelector(`.view[data-side="${side}"]`);
-      const crystal = data.pairs[index][side];
+    for (const place of card.querySelectorAll(".view")) {
+      const crystal = data.pairs[index][place.dataset.side];
       if (!crystal) {
         say(place, "no crystal");
         continue;
@@ -65,9 +64,10 @@
         console.error(error);
       }
     }
-    if (viewers.length === 2) {
-      viewers[0].linkViewer(viewers[1]);
-      viewers[1].linkViewer(viewers[0]);
+    for (const one of viewers) {
+      for (const other of viewers) {
+        if (one !== other) one.linkViewer(other);
+      }
     }
   });
   Object.assign(document.body.dataset, total);

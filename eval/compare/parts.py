@@ -1,0 +1,141 @@
+"""Parts of tables: cells with their figures, rows, and how numbers are written."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from eval.compare.summary import Outcome
+from eval.table import format_interval, format_value
+
+NOT_MEASURED = "not yet measured"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        text: what it says.
+        note: more of it: an interval, a count.
+        value: to be compared with the others of its row; None is never the best.
+        best: whether it is the best of its row.
+    """
+
+    text: str = "–"
+    note: str = ""
+    value: float | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table.
+
+    Attributes:
+        title: what it tells.
+        cells: one a column.
+    """
+
+    title: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        name: a plain word for it.
+        title: its headline.
+        note: a sentence or two on how to read it.
+        groups: titles of groups of columns, each with its number of columns.
+        columns: titles of the columns; empty where the groups' titles suffice.
+        sections: groups of rows with their titles.
+    """
+
+    name: str
+    title: str
+    note: str
+    groups: tuple[tuple[str, int], ...]
+    columns: tuple[str, ...]
+    sections: tuple[tuple[str, tuple[Row, ...]], ...]
+
+
+def metric_cell(outcome: Outcome, part: str, name: str, unit: str) -> Cell:
+    """A figure of the evaluation: with its interval, or its spread over seeds.
+
+    Args:
+        outcome: the model.
+        part: "metrics", "refined" or "chance".
+        name: of the figure.
+        unit: "%", "Å", "°" or "".
+    """
+    estimates = [(line[part] or {}).get(name) for line in outcome.done]
+    found = [one for one in estimates if one is not None and one["value"] is not None]
+    if not found:
+        return Cell()
+    values = [one["value"] for one in found]
+    if len(values) == 1:
+        only = found[0]
+        text = format_value(values[0], unit)
+        return Cell(text, format_interval(only, unit), values[0])
+    return spread_cell(values, lambda value: format_value(value, unit))
+
+
+def spread_cell(values: Sequence[float | int], show: Callable[[float], str]) -> Cell:
+    """Mean ± standard deviation over seeds; a single value as it is.
+
+    The deviation is that of the sample, with n - 1.
+    """
+    if not values:
+        return Cell()
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return Cell(show(mean), "", mean)
+    number, _, unit = show(mean).partition(" ")
+    deviation = show(statistics.stdev(values)).partition(" ")[0]
+    return Cell(f"{number} ± {deviation} {unit}".strip(), f"{len(values)} seeds", mean)
+
+
+def mark_best(cells: Sequence[Cell], better: str | None) -> tuple[Cell, ...]:
+    """The cells with the best of them marked; those that read the same are equally good.
+
+    Args:
+        cells: of one kind, one a model.
+        better: "low", "high", or None where there is no best.
+    """
+    known = [cell for cell in cells if cell.value is not None]
+    if better is None or len(known) < 2:
+        return tuple(cells)
+    choose = min if better == "low" else max
+    top = choose(known, key=lambda cell: float(cell.value or 0.0))
+    if all(cell.text == top.text for cell in known):
+        return tuple(cells)
+    return tuple(
+        replace(cell, best=cell.value is not None and cell.text == top.text) for cell in cells
+    )
+
+
+def format_seconds(seconds: float | int) -> str:
+    """A time with a unit that suits it."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def format_bytes(count: float | int) -> str:
+    """A size in GiB or MiB."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def format_count(number: float | int) -> str:
+    """A count with thousands apart."""
+    return f"{number:,.0f}"

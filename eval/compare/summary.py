@@ -1,0 +1,46 @@
+"""Results of one model over its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eval.compare.plan import Comparison, Contestant
+
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One model of the comparison and what is known of it.
+
+    Attributes:
+        model: its entry in the plan.
+        done: results of the seeds that went well.
+        failed: results of those that did not.
+        open: seeds without a result yet.
+    """
+
+    model: Contestant
+    done: tuple[Result, ...]
+    failed: tuple[Result, ...]
+    open: int
+
+    @property
+    def first(self) -> Result | None:
+        """The result of its first seed."""
+        return self.done[0] if self.done else None
+
+
+def outcomes_of(plan: Comparison, results: Sequence[Result]) -> list[Outcome]:
+    """Results by model, in the plan's order; those of other models are left out."""
+    known = {(line["model"], line["seed"]): line for line in results}
+    outcomes = []
+    for model in plan.models:
+        keys = [entry.key for entry in plan.entries() if entry.model is model]
+        lines = [known[key] for key in keys if key in known]
+        done = tuple(line for line in lines if line["status"] == "done")
+        failed = tuple(line for line in lines if line["status"] != "done")
+        outcomes.append(Outcome(model, done, failed, len(keys) - len(lines)))
+    return outcomes

@@ -1,0 +1,112 @@
+"""One training of the comparison: `nesf fit` in a process of its own, on the shared terms."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eval.compare.children import Ending, run_child
+from eval.compare.levels import times_to_levels
+from eval.compare.lines import read_json_lines
+from eval.compare.plan import Comparison, Entry
+from nesf.errors import InputError
+
+MODEL, TRAINING, CURVE = "model.safetensors", "training.json", "curve.jsonl"
+
+
+def train(
+    entry: Entry, device: torch.device, tell: Callable[[str], None], keep_open: Sequence[int]
+) -> str | None:
+    """Train a model, or go on with its training; nothing is done where it is finished.
+
+    Args:
+        entry: the model and its seed.
+        device: the same for every model.
+        tell: called with each line of its log.
+        keep_open: file descriptors for the child.
+
+    Returns:
+        Why it failed, or None.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted, and has saved its work.
+    """
+    if is_trained(entry):
+        return None
+    ending: Ending = run_child(
+        fit_command(entry, device), entry.folder / "train.log", tell, keep_open=keep_open
+    )
+    if ending.code == 0 and not is_trained(entry):
+        return (
+            f"the training left no {MODEL} and {TRAINING}; its configuration needs the callback "
+            "nesf.callbacks.FinishedModel"
+        )
+    return None if ending.code == 0 else ending.reason
+
+
+def is_trained(entry: Entry) -> bool:
+    """Whether the training is finished, or was never ours to do."""
+    return entry.seed is None or all((entry.run / name).is_file() for name in (MODEL, TRAINING))
+
+
+def fit_command(entry: Entry, device: torch.device) -> list[str]:
+    """The words of the training's command; the shared terms come last, and so prevail."""
+    plan: Comparison = entry.plan
+    index = [] if device.index is None else [f"--trainer.devices=[{device.index}]"]
+    return [
+        *(sys.executable, "-m", "nesf", "fit", f"--config={entry.model.config}"),
+        *entry.model.overrides,
+        f"--seed_everything={entry.seed}",
+        f"--trainer.default_root_dir={entry.run}",
+        f"--trainer.accelerator={'gpu' if device.type == 'cuda' else device.type}",
+        *(index or ["--trainer.devices=1"]),
+        *([] if plan.budget_s is None else [f"--trainer.max_time={as_max_time(plan.budget_s)}"]),
+        f"--data.train={json.dumps(list(plan.data.train))}",
+        f"--data.val={json.dumps(list(plan.data.val))}",
+        f"--threads={plan.threads}",
+        "--restart=auto",
+    ]
+
+
+def as_max_time(seconds: float) -> str:
+    """Seconds as Lightning's DD:HH:MM:SS."""
+    minutes, s = divmod(max(1, round(seconds)), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    return f"{days:02d}:{h:02d}:{m:02d}:{s:02d}"
+
+
+def told_of_training(entry: Entry, metadata: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a training: time, epochs, and when which error level was reached.
+
+    Args:
+        entry: the model and its seed.
+        metadata: what the model's file says, for one whose weights were given.
+
+    Raises:
+        InputError: the run's files are damaged.
+    """
+    told = dict(metadata)
+    run = entry.run if entry.seed is not None else Path(entry.weights)
+    try:
+        if (run / TRAINING).is_file():
+            told |= json.loads((run / TRAINING).read_text())
+    except ValueError as error:
+        raise InputError(f"{run / TRAINING} is damaged; remove it, and train again") from error
+    curve, _ = read_json_lines(run / CURVE)
+    return {
+        "here": entry.seed is not None,
+        "published_epochs": entry.model.published_epochs,
+        "config": entry.model.config,
+        "overrides": list(entry.model.overrides),
+        "weights": entry.model.weights,
+        "budget_s": entry.plan.budget_s if entry.seed is not None else None,
+        **told,
+        "times_to_levels": times_to_levels(curve),
+        "curve": curve,
+    }
