@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import lightning
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,7 +27,7 @@ from nesf.optimizer import MuonAdamW
 from nesf.progress import training_progress
 from nesf.queries import CellQueries, PublishedQueries, QueryBlock, field_target
 from nesf.random import generator_for
-from nesf.scoring import quick_scores
+from nesf.scored_module import ScoredModule
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,13 @@ class OptimizerOptions:
         if self.schedule not in ("cosine", "halving", "constant"):
             raise ValueError(f"schedule is cosine, halving or constant, not {self.schedule}")
 
-    def build(self, module: torch.nn.Module) -> torch.optim.Optimizer:
-        """The optimizer over a module's parameters."""
+    def build(self, module: torch.nn.Module, clipped: bool = False) -> torch.optim.Optimizer:
+        """The optimizer over a module's parameters.
+
+        Args:
+            module: what learns.
+            clipped: whether gradients are clipped, which Lightning cannot do for fused steps.
+        """
         if self.kind == "muon":
             return MuonAdamW(module, self.lr, self.muon_lr, weight_decay=self.weight_decay)
         if self.kind == "adamw":
@@ -113,9 +117,9 @@ class OptimizerOptions:
                 self.lr,
                 betas=(0.9, 0.99),
                 weight_decay=self.weight_decay,
-                fused=True,
+                fused=not clipped,
             )
-        return torch.optim.Adam(module.parameters(), self.lr, fused=True)
+        return torch.optim.Adam(module.parameters(), self.lr, fused=not clipped)
 
     def factor(self, step: int, done: float, epoch_steps: int) -> float:
         """Share of `lr` at a step where a share `done` of the run is over.
@@ -135,7 +139,7 @@ class OptimizerOptions:
         return warm
 
 
-class FieldTraining(lightning.LightningModule):
+class FieldTraining(ScoredModule):
     """Trains a `NeSF` on batches of crystals.
 
     All that a step draws (augmentation, queries) comes from a generator keyed by seed, step and
@@ -148,7 +152,8 @@ class FieldTraining(lightning.LightningModule):
         losses: weights of the loss.
         optimizer: optimizer and schedule.
         seed: of augmentation and queries.
-        reconstruct_every: reconstruct validation crystals every so many epochs; 0 never.
+        reconstruct_every: reconstruct validation crystals every so many epochs, and at the run's
+            end; 0 never.
         reconstruct_count: validation crystals to reconstruct, over all ranks about so many.
     """
 
@@ -253,39 +258,13 @@ class FieldTraining(lightning.LightningModule):
         total = self.total_loss(parts)
         logged = {f"val/{k}": v for k, v in parts.items()} | {"val/loss": total}
         self.log_mean(logged, len(batch))
-        if self._reconstructs(batch_idx):
-            self._log_reconstruction(crystals)
-
-    def _reconstructs(self, batch_idx: int) -> bool:
-        if not self.reconstruct_every or self.trainer.sanity_checking:
-            return False
-        last = self.current_epoch + 1 == self.trainer.max_epochs
-        due = (self.current_epoch + 1) % self.reconstruct_every == 0 or last
-        size: int = self.trainer.datamodule.val_batch_size  # type: ignore[attr-defined]
-        return due and batch_idx * size * self.trainer.world_size < self.reconstruct_count
-
-    def _log_reconstruction(self, crystals: CrystalBatch) -> None:
-        found = self.model.decode(self.model.encode(crystals)).crystals
-        scores = quick_scores(found, crystals)
-        per_crystal = {
-            "val/wrong_counts_percent": 100 * (1 - scores.right_counts / scores.crystals),
-        }
-        per_atom = {
-            "val/position_actual": scores.distance / scores.atoms,
-            "val/species_actual_percent": 100 * scores.wrong_species / scores.atoms,
-        }
-        self.log_mean(per_crystal, len(crystals))
-        self.log_mean(per_atom, int(scores.atoms))
-
-    def log_mean(self, values: Mapping[str, Tensor], weight: int) -> None:
-        """Log means over an epoch and all processes, each batch of one process with its weight."""
-        # Lightning averages the weights over the processes as integers: let nothing be rounded
-        self.log_dict(values, batch_size=weight * self.trainer.world_size, sync_dist=True)
+        if self.reconstructs(batch_idx):
+            self.log_reconstruction(crystals)
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         """The optimizer, its rate set before every step."""
         options = self.optimizer_options
-        optimizer = options.build(self.model)
+        optimizer = options.build(self.model, bool(self.trainer.gradient_clip_val))
         training_progress(self.trainer)  # refuses a run without an end
         self.trainer.fit_loop.setup_data()
         batches = self.trainer.num_training_batches

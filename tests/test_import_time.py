@@ -35,6 +35,8 @@ TRAINING = (
     "baselines.voxel_icsg3d.voxelize",
     "baselines.voxel_icsg3d.model",
     "baselines.voxel_icsg3d.training",
+    "baselines.voxel_icsg3d.property_data",
+    "baselines.voxel_icsg3d.property_training",
 )
 BLOCK_PYMATGEN = """
 import sys

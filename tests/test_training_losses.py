@@ -233,3 +233,11 @@ def test_optimizers_are_built_as_asked(kind, expected):
 def test_nonsense_is_refused_by_name(kind, name, value):
     with pytest.raises(ValueError, match=name):
         dataclasses.replace(kind(), **{name: value})
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_clipped_gradients_need_plain_steps(kind):
+    options = OptimizerOptions(kind=kind)
+    module = torch.nn.Linear(2, 2)
+    assert not options.build(module, clipped=True).defaults["fused"]
+    assert options.build(module).defaults["fused"]

@@ -210,7 +210,7 @@ class VoxelICSG3D(nn.Module):
         species = torch.zeros_like(occupied, dtype=torch.long)
         # an occupied voxel holds an atom, whatever the species head thinks of background
         species[occupied] = logits[:, 1:].argmax(-1) + 1
-        return find_sites(occupancy, occupied, species, channels[:, 0], self.voxels, options)
+        return find_sites(occupancy, occupied, species, self.voxels, options)
 
     def set_condition(self, latent: Float[Tensor, "b l"], bin: int) -> Float[Tensor, "b l"]:
         """The same latents with another bin of the property; -1 makes it unknown."""

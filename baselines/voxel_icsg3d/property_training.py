@@ -109,8 +109,9 @@ class PropertyTraining(lightning.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         """The optimizer, its rate set before every step."""
         options = self.optimizer_options
-        optimizer = options.build(self.model)
-        training_progress(self.trainer, 0)  # refuses a run without an end before it begins
+        optimizer = options.build(self.model, bool(self.trainer.gradient_clip_val))
+        training_progress(self.trainer)  # refuses a run without an end before it begins
+        self.trainer.fit_loop.setup_data()
         batches = self.trainer.num_training_batches
         epoch_steps = max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
         schedule = torch.optim.lr_scheduler.LambdaLR(

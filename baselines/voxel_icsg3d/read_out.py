@@ -39,7 +39,6 @@ def find_sites(
     occupancy: Float[Tensor, "b d d d"],
     occupied: Bool[Tensor, "b d d d"],
     species: Int[Tensor, "b d d d"],
-    density: Float[Tensor, "b d d d"],
     options: VoxelOptions,
     segmentation: SegmentOptions,
 ) -> Iterator[FoundSites]:
@@ -49,14 +48,14 @@ def find_sites(
         occupancy: (B, D, D, D) probability that a voxel belongs to an atom.
         occupied: (B, D, D, D) where it is high enough.
         species: (B, D, D, D) atomic numbers, where occupied.
-        density: (B, D, D, D) of the voxels.
         options: of the grid.
         segmentation: of the segments.
     """
     grids = [t.float().cpu().numpy() if t.is_floating_point() else t.cpu().numpy()
-             for t in (occupancy, occupied, species, density)]  # fmt: skip
-    for probability, atoms, numbers, heights in zip(*grids, strict=True):
-        sites = sites_of(segment(atoms, segmentation), numbers, heights)
+             for t in (occupancy, occupied, species)]  # fmt: skip
+    for probability, atoms, numbers in zip(*grids, strict=True):
+        # plain centroids, as published: weighted by density, touching atoms drag each other along
+        sites = sites_of(segment(atoms, segmentation), numbers)
         # voxel k lies at -margin + extent (k + 1/2) / D
         steps = (sites.centroids + 0.5) * (options.extent / options.resolution)
         frac = steps - options.margin

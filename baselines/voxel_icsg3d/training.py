@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import lightning
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -36,12 +34,12 @@ from nesf.encoder import cell_features
 from nesf.errors import InputError
 from nesf.progress import training_progress
 from nesf.random import generator_for
-from nesf.scoring import quick_scores
+from nesf.scored_module import ScoredModule
 
 Parts = dict[str, Tensor]
 
 
-class VoxelTraining(lightning.LightningModule):
+class VoxelTraining(ScoredModule):
     """Trains a `VoxelICSG3D` on batches of crystals, stage after stage.
 
     Which stage a step belongs to is decided by `training_progress`. A stage's networks alone have
@@ -241,39 +239,16 @@ class VoxelTraining(lightning.LightningModule):
             }
             logged |= {f"val/decoded_{k}": v for k, v in decoded.items()}
             self.log_mean(logged | {"val/loss": self.losses.total(decoded)}, len(held))
-        if self._reconstructs(batch_idx):
-            self._log_reconstruction(crystals)
+        if self.reconstructs(batch_idx):
+            self.log_reconstruction(crystals)
 
     def on_validation_epoch_start(self) -> None:
         """Settle the stage for the whole validation, once for all processes."""
         self._stage = self.stages.at(training_progress(self.trainer))[0]
 
-    def _reconstructs(self, batch_idx: int) -> bool:
-        trainer = self.trainer
-        if not self.reconstruct_every or trainer.sanity_checking or self._stage == "unet":
-            return False
-        last = self.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
-        due = (self.current_epoch + 1) % self.reconstruct_every == 0 or last
-        size: int = trainer.datamodule.val_batch_size  # type: ignore[attr-defined]
-        return due and batch_idx * size * trainer.world_size < self.reconstruct_count
-
-    def _log_reconstruction(self, crystals: CrystalBatch) -> None:
-        found = self.model.decode(self.model.encode(crystals)).crystals
-        scores = quick_scores(found, crystals)
-        per_crystal = {
-            "val/wrong_counts_percent": 100 * (1 - scores.right_counts / scores.crystals),
-        }
-        per_atom = {
-            "val/position_actual": scores.distance / scores.atoms,
-            "val/species_actual_percent": 100 * scores.wrong_species / scores.atoms,
-        }
-        self.log_mean(per_crystal, len(crystals))
-        self.log_mean(per_atom, int(scores.atoms))
-
-    def log_mean(self, values: Mapping[str, Tensor], weight: int) -> None:
-        """Log means over an epoch and all processes, each batch of one process with its weight."""
-        # Lightning averages the weights over the processes as integers: let nothing be rounded
-        self.log_dict(values, batch_size=weight * self.trainer.world_size, sync_dist=True)
+    def reconstructs(self, batch_idx: int) -> bool:
+        """Whether this validation batch is to be reconstructed: not before the VAE has learned."""
+        return self._stage != "unet" and super().reconstructs(batch_idx)
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         """One optimizer for all networks, its rate set before every step by the stage."""

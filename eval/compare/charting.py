@@ -89,7 +89,7 @@ def legend_below(figure: Figure) -> None:
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    if len(entries) > 1:
+    if entries:
         figure.legend(
             list(entries.values()),
             list(entries),

@@ -29,8 +29,8 @@ def equal_terms(plan: Comparison, outcomes: Sequence[Outcome]) -> list[str]:
             sentences.append(
                 f"Each training had {format_seconds(plan.budget_s)} of wall-clock time, validation "
                 "included; epochs are as many as fit into it, and their published number stands "
-                "beside them. Schedules end with the time. Augmentation is each model's own "
-                "choice, and costs it time."
+                "beside them. The schedules of our own models end with the time. Augmentation is "
+                "each model's own choice, and costs it time."
             )
     machines = sorted({_machine(line) for o in outcomes for line in o.done})
     if machines:

@@ -150,7 +150,7 @@ def cost_table(outcomes: Sequence[Outcome]) -> Table:
         "cost",
         "What it costs",
         "Reconstruction is encoding and decoding of the test crystals, files left out, after a "
-        "warm-up.",
+        "warm-up; a model that finds no atoms is done with them soon.",
         tuple((o.model.label, 1) for o in outcomes),
         (),
         (("Training", training), ("Reconstruction", use)),
@@ -187,7 +187,7 @@ def _told(name: str) -> Get:
 def _trained_on(kind: str) -> Get:
     """Peak memory of trainings on that kind of device."""
 
-    def get(line: Any) -> float | None:
+    def get(line: Any) -> float | int | None:
         told = line["training"]
         here = str(told.get("device") or "").startswith(kind)
         return told.get("peak_memory_bytes") if here else None
@@ -198,7 +198,7 @@ def _trained_on(kind: str) -> Get:
 def _used_on(kind: str, name: str) -> Get:
     """A figure of reconstructions on that kind of device."""
 
-    def get(line: Any) -> float | None:
+    def get(line: Any) -> float | int | None:
         here = line["machine"]["device"].startswith(kind)
         return line["reconstruction"].get(name) if here else None
 
