@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import lightning
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -120,6 +121,31 @@ class OptimizerOptions:
                 fused=not clipped,
             )
         return torch.optim.Adam(module.parameters(), self.lr, fused=not clipped)
+
+    def scheduled(self, module: torch.nn.Module, trainer: lightning.Trainer) -> dict[str, Any]:
+        """Optimizer and schedule, as Lightning's `configure_optimizers` returns them.
+
+        Args:
+            module: what learns.
+            trainer: of the run, which tells how much of it is over.
+
+        Raises:
+            InputError: the run has no end.
+        """
+        training_progress(trainer)  # refuses a run without an end
+        trainer.fit_loop.setup_data()
+        epoch_steps = max(
+            1, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        )
+        optimizer = self.build(module, bool(trainer.gradient_clip_val))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: self.factor(step, training_progress(trainer, step), epoch_steps),
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
 
     def factor(self, step: int, done: float, epoch_steps: int) -> float:
         """Share of `lr` at a step where a share `done` of the run is over.
@@ -263,20 +289,7 @@ class FieldTraining(ScoredModule):
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         """The optimizer, its rate set before every step."""
-        options = self.optimizer_options
-        optimizer = options.build(self.model, bool(self.trainer.gradient_clip_val))
-        training_progress(self.trainer)  # refuses a run without an end
-        self.trainer.fit_loop.setup_data()
-        batches = self.trainer.num_training_batches
-        epoch_steps = max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: options.factor(step, training_progress(self.trainer, step), epoch_steps),
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return self.optimizer_options.scheduled(self.model, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Tell the checkpoint which model its weights belong to."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import lightning
@@ -13,7 +12,6 @@ from torch import Tensor
 from baselines.voxel_icsg3d.cgcnn import CGCNN
 from baselines.voxel_icsg3d.graphs import CrystalGraphs
 from nesf.checkpoint import model_entry
-from nesf.progress import training_progress
 from nesf.training import OptimizerOptions
 
 LossKind = Literal["absolute", "huber", "squared"]
@@ -108,20 +106,7 @@ class PropertyTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         """The optimizer, its rate set before every step."""
-        options = self.optimizer_options
-        optimizer = options.build(self.model, bool(self.trainer.gradient_clip_val))
-        training_progress(self.trainer)  # refuses a run without an end before it begins
-        self.trainer.fit_loop.setup_data()
-        batches = self.trainer.num_training_batches
-        epoch_steps = max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: options.factor(step, training_progress(self.trainer, step), epoch_steps),
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return self.optimizer_options.scheduled(self.model, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Tell the checkpoint which model its weights belong to."""
