@@ -33,6 +33,7 @@ MODEL = {
     "latent_dim": 8,
     "num_conditions": 4,
 }
+ALL_STAGES = StageOptions(finetune=0.2)
 EPOCHS, EPOCH_STEPS = 4, 4
 STEPS = EPOCHS * EPOCH_STEPS
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -120,6 +121,7 @@ def fit(root: Path, data: Path, *options: str, stop: int = 0) -> int:
                     "init_args": {**MODEL, "condition_property": "gap", "lattice_readout": "head"},
                 },
                 "augmentation": {"relabel": 0.5, "scale": 0.03},
+                "stages": {"finetune": ALL_STAGES.finetune},
                 "reconstruct_every": 1,
             },
         },
@@ -154,7 +156,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_stage_moves_its_own_networks(run: Path) -> None:
     steps = lines(run.with_suffix(".jsonl"))
     assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
-    stages = [StageOptions().at(i / STEPS)[0] for i in range(STEPS)]
+    stages = [ALL_STAGES.at(i / STEPS)[0] for i in range(STEPS)]
     assert set(stages) == set(STAGES)
     for before, after, stage in zip(steps, steps[1:], stages[1:], strict=False):
         assert after["modes"] == [stage != "vae", stage == "vae"]
@@ -165,7 +167,7 @@ def test_each_stage_moves_its_own_networks(run: Path) -> None:
 
 
 def test_each_stage_has_a_rate_of_its_own(run: Path) -> None:
-    options = StageOptions()
+    options = ALL_STAGES
     for line in lines(run.with_suffix(".jsonl"))[:-1]:
         # the rate of the next step, which is set at the end of this one
         assert line["lr"] == pytest.approx(options.rate(line["step"] / STEPS))
