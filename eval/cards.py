@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +14,12 @@ from eval import elements
 from eval.cells import Cell, fault
 from eval.metrics import standard_cart_coords
 from eval.scores import MATCH_METRICS, METRICS
+from eval.strip import with_face_images
 from eval.table import format_value
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-_FACE_TOLERANCE = 0.1  # Å: atoms this near a face are drawn on the opposite face, too
 _PAIR_SCORES = ("position_error_actual", "species_error_actual", "length_mae", "match_rmse")
 
 
@@ -191,18 +190,10 @@ def crystal_data(drawings: Sequence[Drawing]) -> str:
 
 def _drawn_crystal(cell: Cell) -> dict[str, Any]:
     """Cell and atoms in the standard orientation, Å, atoms on faces once for each face."""
-    frac, symbols = [], []
-    for number, coords in zip(cell.atomic_numbers.tolist(), cell.frac_coords % 1.0, strict=True):
-        near = _FACE_TOLERANCE / cell.lengths
-        choices = [
-            (x, x + 1) if x < eps else (x, x - 1) if x > 1 - eps else (x,)
-            for x, eps in zip(coords, near, strict=True)
-        ]
-        images = list(itertools.product(*choices))
-        frac += images
-        symbols += [elements.symbol(number)] * len(images)
+    whole = with_face_images(cell)
+    symbols = [elements.symbol(z) for z in whole.atomic_numbers.tolist()]
     corners = Cell(cell.lattice, np.eye(3), np.zeros(3, dtype=int))
-    cart = standard_cart_coords(Cell(cell.lattice, np.array(frac), np.zeros(len(frac), dtype=int)))
+    cart = standard_cart_coords(whole)
     return {
         "lattice": standard_cart_coords(corners).round(3).tolist(),
         "atoms": [[name, *xyz] for name, xyz in zip(symbols, cart.round(3).tolist(), strict=True)],

@@ -5,6 +5,8 @@ The published "validity" of the field (Xie et al., ICLR 2022, arXiv:2110.06197, 
 them: no two atoms within 0.5 Å (after Court et al., J. Chem. Inf. Model. 60, 4518, 2020) and a
 charge-neutral composition (after SMACT, Davies et al., J. Open Source Softw. 4, 1361, 2019).
 A crystal without atoms, or none at all, passes nothing.
+
+python -m eval.validity FILES tells which share of the crystals in files passes which check.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ from nesf.errors import InputError
 from nesf.geometry import reduce_lattice
 
 MIN_DISTANCE = 0.5  # Å
-# Of 15,500 crystals (LCS6Å, cubic ICSG3D, Perov-5, Carbon-24, AFLOW perovskites, YBCO13) none has
-# two atoms nearer than 0.65 of the sum of their covalent radii, and all volumes are 4.4 to 92 Å³
-# an atom; caesium metal has 115 Å³.
+# `python -m eval.validity` on 15,509 crystals (LCS6Å, cubic ICSG3D, Perov-5, Carbon-24, AFLOW
+# perovskites, YBCO13): none has two atoms nearer than 0.65 of the sum of their covalent radii, and
+# all volumes are 4.4 to 92 Å³ an atom; caesium metal has 115 Å³.
 MIN_RADII = 0.6
 MIN_VOLUME, MAX_VOLUME = 4.0, 150.0  # Å³ an atom
 
@@ -122,7 +124,6 @@ def check_validity(cell: Cell | None, known: Set[str] | None = None) -> Validity
     except InputError:
         return composition
     separations = nearest_distances(cell)
-    radii = np.array([_covalent_radius(int(z)) for z in cell.atomic_numbers])
     volume = cell.volume / len(cell)
     return replace(
         composition,
@@ -130,7 +131,7 @@ def check_validity(cell: Cell | None, known: Set[str] | None = None) -> Validity
         min_distance=float(separations.min()),
         cell_ok=True,
         distance_ok=bool(separations.min() >= MIN_DISTANCE),
-        radii_ok=bool((separations >= MIN_RADII * (radii[:, None] + radii[None])).all()),
+        radii_ok=bool((separations >= MIN_RADII * radii_sums(cell)).all()),
         volume_ok=MIN_VOLUME <= volume <= MAX_VOLUME,
     )
 
@@ -148,6 +149,12 @@ def nearest_distances(cell: Cell) -> Float[np.ndarray, "n n"]:
     shortest = reduce_lattice(torch.from_numpy(cell.lattice).unsqueeze(0)).norm(dim=-1).min()
     np.fill_diagonal(separations, float(shortest))
     return separations
+
+
+def radii_sums(cell: Cell) -> Float[np.ndarray, "n n"]:
+    """Sums (N, N) of the covalent radii of all pairs of atoms, Å."""
+    radii = np.array([_covalent_radius(int(z)) for z in cell.atomic_numbers])
+    return radii[:, None] + radii[None]
 
 
 def is_neutral(atomic_numbers: Int[np.ndarray, " n"]) -> bool:
@@ -254,3 +261,9 @@ def _covalent_radius(atomic_number: int) -> float:
 
     known: dict[str, float] = CovalentRadius.radius
     return float(known.get(Element.from_Z(atomic_number).symbol, known["Cm"]))
+
+
+if __name__ == "__main__":
+    from eval.validity_shares import main
+
+    main()

@@ -24,10 +24,8 @@ from nesf.crystal import standardised
 from nesf.errors import InputError
 from nesf.exact import exact_fields
 from nesf.memory import peak_memory
+from nesf.run_folder import BEST, LAST, MODEL, TRAINING
 from nesf.slices import cell_extent, draw_distance, slice_fields
-
-BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
-MODEL, TRAINING = "model.safetensors", "training.json"
 
 
 class BestCheckpoint(Checkpoint):

@@ -11,9 +11,8 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from nesf.errors import InputError
-
-CURVE = "curve.jsonl"
+from nesf.json_lines import read_json_lines
+from nesf.run_folder import CURVE
 
 
 class LearningCurve(Callback):
@@ -34,7 +33,8 @@ class LearningCurve(Callback):
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         path = Path(trainer.default_root_dir) / CURVE
-        kept = [line for line in read_curve(path) if line["step"] <= trainer.global_step]
+        lines, _ = read_json_lines(path)
+        kept = [line for line in lines if line["step"] <= trainer.global_step]
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, kept if trainer.global_step else [], "w")
 
@@ -67,26 +67,6 @@ class LearningCurve(Callback):
     def _spent(self) -> tuple[float, float]:
         (wall, cpu), (before_wall, before_cpu) = self._started, self._before
         return before_wall + time.monotonic() - wall, before_cpu + time.process_time() - cpu
-
-
-def read_curve(path: str | Path) -> list[dict[str, int | float]]:
-    """The lines of a `curve.jsonl`, or none where there is no such file.
-
-    Raises:
-        InputError: a line other than the last, which an interrupt may have cut, is not JSON.
-    """
-    path = Path(path)
-    if not path.is_file():
-        return []
-    lines = path.read_text().splitlines()
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            found.append(json.loads(line))
-        except ValueError as error:
-            if number < len(lines):
-                raise InputError(f"{path}, line {number} is damaged; remove that line") from error
-    return found
 
 
 def _write(path: Path, lines: list[dict[str, int | float]], mode: str) -> None:

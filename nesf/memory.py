@@ -1,11 +1,16 @@
-"""How much memory a process has taken."""
+"""How much memory a process takes: since it began, or for one piece of work."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak_memory(device: torch.device | str) -> int:
@@ -19,14 +24,60 @@ def peak_memory(device: torch.device | str) -> int:
     """
     device = torch.device(device)
     if device.type == "cuda":
+        torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would tell the parent's peak, too, which Linux hands on
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return 1024 * int(fields["VmHWM"].split()[0])
+    with suppress(OSError):  # getrusage would tell the parent's peak, too, which Linux hands on
+        return _status("VmHWM")
     try:
         import resource
     except ImportError:  # Windows
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # kilobytes elsewhere
+
+
+class PeakMemory:
+    """Peak memory between `start` and `read`: PyTorch's on a GPU, else the resident memory.
+
+    The resident memory of a process has a high-water mark that Linux can set back; where it
+    cannot, `read` gives None.
+
+    Args:
+        device: where the work is done.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.before: int | None = None
+
+    def start(self) -> None:
+        """Forget what was before."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.before = torch.cuda.memory_allocated(self.device)
+            return
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # freed memory is not to count as held
+        try:
+            _CLEAR.write_text("5")
+            self.before = _status("VmRSS")
+        except OSError:
+            self.before = None
+
+    def read(self) -> tuple[int | None, int | None]:
+        """(peak, peak less what was held at the start), bytes; None where it cannot be told."""
+        if self.before is None:
+            return None, None
+        peak = peak_memory(self.device)
+        return peak, max(0, peak - self.before)
+
+
+def _status(name: str) -> int:
+    """An entry of the process's status, bytes."""
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"{_STATUS} does not tell {name}")

@@ -136,7 +136,7 @@ def predict_files(
         file.write(asked.as_csv().encode("utf-8", errors="backslashreplace"))
     code = tally.finish(output)
     if not asked.has_truth:
-        if train or json:
+        if (train or json) and asked.ids:
             raise InputError(
                 f"the inputs have no column of numbers {' or '.join(network.properties)} to "
                 f"compare with; what was predicted is in {output}"

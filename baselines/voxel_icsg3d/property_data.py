@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from baselines.voxel_icsg3d.graphs import GraphOptions, GraphTensors, graph_tensors
 from nesf.data.module import CrystalData
-from nesf.data.packed import PackedTensors
 from nesf.errors import InputError
 
 
@@ -95,13 +95,12 @@ class PropertyData(CrystalData):
         mean, deviation = np.array(found).T
         return mean, deviation
 
-    def _tensors(self, name: str) -> PackedTensors:
-        if name not in self._on_device:
-            self._on_device[name] = self._graphs(name)
-        return self._on_device[name]
+    def load_tensors(self, name: str, device: torch.device) -> GraphTensors:
+        """The `train` or `val` set with its graphs, on the training device.
 
-    def _graphs(self, name: str) -> GraphTensors:
-        device = self.trainer.strategy.root_device if self.trainer else "cpu"
+        Raises:
+            InputError: there is a crystal that no graph can be made of.
+        """
         crystals = self.set_named(name)
         graphs, refused = graph_tensors(
             crystals,

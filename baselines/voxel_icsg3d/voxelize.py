@@ -7,6 +7,7 @@ over the cell and a margin around it. `inverse.devoxelize` goes the way back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -152,32 +153,47 @@ def lattice_from_coords(
 
 def refusals(crystals: CrystalBatch, options: VoxelOptions | None = None) -> list[str | None]:
     """Why each crystal cannot be put on the grid, in one sentence, or None if it can."""
-    options = options or VoxelOptions()
+    held = representable(crystals, options).tolist()
+    if all(held):
+        return [None] * len(held)
     lattice = crystals.lattice.detach().double()
-    spacing = plane_spacings(lattice).amin(-1).tolist()
-    angles = lattice_to_parameters(lattice)[1].rad2deg()
-    skew = (angles - 90).abs().amax(-1).tolist()
-    found: list[str | None] = []
-    for name, thin, off, corners in zip(crystals.ids, spacing, skew, angles.tolist(), strict=True):
-        reason = None
-        if not thin >= MIN_PLANE_SPACING:
-            reason = f"crystal {name} has a cell without a volume"
-        elif options.frame == "box" and off > RIGHT_ANGLE_TOLERANCE:
-            shown = ", ".join(f"{angle:.1f}" for angle in corners)
-            reason = (
-                f"crystal {name} has cell angles of {shown} degrees, and the box frame holds "
-                f"right angles only; use frame cell"
-            )
-        found.append(reason)
-    return found
+    solid, angles = _has_volume(lattice).tolist(), lattice_to_parameters(lattice)[1].rad2deg()
+    return [
+        None if fits else _refusal(name, volume, corners)
+        for name, fits, volume, corners in zip(
+            crystals.ids, held, solid, angles.tolist(), strict=True
+        )
+    ]
+
+
+def _refusal(name: str, has_volume: bool, angles: Sequence[float]) -> str:
+    if not has_volume:
+        return f"crystal {name} has a cell without a volume"
+    shown = ", ".join(f"{angle:.1f}" for angle in angles)
+    return (
+        f"crystal {name} has cell angles of {shown} degrees, and the box frame holds right angles "
+        "only; use frame cell"
+    )
 
 
 def representable(
     crystals: CrystalBatch, options: VoxelOptions | None = None
 ) -> Bool[Tensor, " b"]:
-    """Which crystals can be put on the grid: those without a refusal."""
-    reasons = refusals(crystals, options)
-    return torch.tensor([r is None for r in reasons], dtype=torch.bool, device=crystals.device)
+    """Which crystals can be put on the grid: those without a refusal.
+
+    Nothing leaves the device, which a training step would have to wait for.
+    """
+    options = options or VoxelOptions()
+    lattice = crystals.lattice.detach().double()
+    held = _has_volume(lattice)
+    if options.frame == "box":
+        skew = (lattice_to_parameters(lattice)[1].rad2deg() - 90).abs().amax(-1)
+        held &= skew <= RIGHT_ANGLE_TOLERANCE
+    return held
+
+
+def _has_volume(lattice: Float[Tensor, "b 3 3"]) -> Bool[Tensor, " b"]:
+    return plane_spacings(lattice).amin(-1) >= MIN_PLANE_SPACING  # not where it is NaN
 
 
 def _frame_lattice(crystals: CrystalBatch, options: VoxelOptions) -> Float[Tensor, "b 3 3"]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nesf.atomic import atomic_write
-from nesf.errors import InputError
+from nesf.json_lines import read_json_lines
 
 Line = dict[str, Any]
 
@@ -57,34 +57,6 @@ class JsonLines:
 
     def _key(self, line: Line) -> tuple[Hashable, ...]:
         return tuple(line.get(name) for name in self.keys)
-
-
-def read_json_lines(path: str | Path) -> tuple[list[Line], bool]:
-    """The whole lines of a file, none where there is no file; and whether its end is torn.
-
-    Raises:
-        InputError: a line before the last is damaged.
-    """
-    path = Path(path)
-    if not path.is_file():
-        return [], False
-    data = path.read_bytes()
-    pieces = data.split(b"\n")
-    found: list[Line] = []
-    for number, piece in enumerate(pieces, 1):
-        try:
-            line = json.loads(piece) if piece else None
-        except ValueError:
-            line = None
-        if number == len(pieces):  # whole lines end with a line end
-            return found, bool(piece)
-        if isinstance(line, dict):
-            found.append(line)
-        elif number < len(pieces) - 1 or pieces[-1]:
-            raise InputError(f"{path}, line {number} is damaged; remove that line")
-        else:
-            return found, True
-    return found, False
 
 
 def finite(value: Any) -> Any:

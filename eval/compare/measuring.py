@@ -16,13 +16,13 @@ from torch import nn
 
 from eval.cells import LIMITS
 from eval.compare.describe import describe_machine, describe_model
-from eval.compare.memory import PeakMemory
 from eval.evaluate import ATOM_COUNT_BINS
 from nesf import api
 from nesf.checkpoint import find_model, read_model
 from nesf.command_parts import batch_of_rows
 from nesf.data.readers import read_crystals
 from nesf.data.writers import open_writer
+from nesf.memory import PeakMemory
 from nesf.model_config import build_model
 
 if TYPE_CHECKING:

@@ -12,11 +12,10 @@ import torch
 
 from eval.compare.children import Ending, run_child
 from eval.compare.levels import times_to_levels
-from eval.compare.lines import read_json_lines
 from eval.compare.plan import Comparison, Entry
 from nesf.errors import InputError
-
-MODEL, TRAINING, CURVE = "model.safetensors", "training.json", "curve.jsonl"
+from nesf.json_lines import read_json_lines
+from nesf.run_folder import CURVE, MODEL, TRAINING
 
 
 def train(

@@ -21,9 +21,11 @@ from baselines.voxel_icsg3d.properties import load_predictor, predict_properties
 from baselines.voxel_icsg3d.property_baselines import composition_features, fit_baselines
 from nesf.checkpoint import save_model
 from nesf.cli import main
+from nesf.command_parts import COLUMNS
 from nesf.crystal import CrystalBatch
 from nesf.data.packed import PackedSet
 from nesf.data.records import Row
+from nesf.data.writers import open_writer
 from nesf.errors import InputError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "voxel_icsg3d").glob("cgcnn_*.yaml"))
@@ -221,6 +223,30 @@ def test_the_verb_without_true_values_only_predicts(trained, tmp_path, capsys):
     assert main([*words, "--json", str(tmp_path / "none.json")]) == 2
     said = capsys.readouterr().err
     assert "no column of numbers size or seldom" in said
+    assert not (tmp_path / "none.json").exists()
+
+
+def test_generated_crystals_with_a_bad_file_among_them(trained, tmp_path, capsys):
+    rows = made_rows(6, 3)
+    table, bad, output = (tmp_path / name for name in ("near.csv", "bad.cif", "told.csv"))
+    with open_writer(table, columns=COLUMNS) as writer:  # as nesf perturb writes them
+        for row in rows:
+            writer.write(row.id, row.structure, dict(zip(COLUMNS, (0.9, "true"), strict=True)))
+    bad.write_text("data_x\n_cell_length_a ?\n")
+    words = ["--model", str(trained), "--output", str(output)]
+    assert main(["properties", str(table), str(bad), *words]) == 1
+    lines = output.read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["id", *(row.id for row in rows)]
+    listed = (tmp_path / "rejected.csv").read_text()
+    assert "bad.cif" in listed
+    assert "near.csv" not in listed
+    said = capsys.readouterr()
+    assert "3 predicted, 1 rejected" in said.out
+    assert "Traceback" not in said.err
+    # nothing can be read: that, and not a missing column, is what is wrong
+    assert main(["properties", str(bad), *words, "--json", str(tmp_path / "none.json")]) == 1
+    assert "column" not in capsys.readouterr().err
+    assert output.read_text().splitlines() == ["id,size,seldom"]
     assert not (tmp_path / "none.json").exists()
 
 

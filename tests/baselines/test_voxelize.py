@@ -242,6 +242,16 @@ def test_cells_without_a_volume_are_refused():
     lattice[1, 0, 0] = torch.nan
     reasons = refusals(crystals.replace(lattice=lattice))
     assert all(reason and "volume" in reason for reason in reasons)
+    for frame in ("cell", "box"):
+        held = representable(crystals.replace(lattice=lattice), VoxelOptions(frame=frame))
+        assert held.tolist() == [False, False]
+
+
+@pytest.mark.parametrize("frame", ["cell", "box"])
+def test_whether_crystals_fit_is_found_without_waiting_for_the_device(frame):
+    # on the meta device there are no values: whatever asked for one would fail
+    held = representable(random_crystals(0, 2).to("meta"), VoxelOptions(frame=frame))
+    assert (held.device.type, held.shape, held.dtype) == ("meta", (2,), torch.bool)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from eval.compare.folder import only_one_comparison, prepare
 from eval.compare.levels import LEVELS, times_to_levels
 from eval.compare.lines import JsonLines
 from eval.compare.measuring import merged, spread_choice
-from eval.compare.memory import PeakMemory
 from eval.compare.parts import Cell, Row, Table, mark_best, metric_cell, spread_cell
 from eval.compare.plan import Comparison, Contestant, DataFiles
 from eval.compare.read_plan import read_plan
@@ -364,20 +363,6 @@ def test_hostile_names_break_no_table():
 
 
 # measuring
-
-
-def test_memory_is_what_was_held_at_once_since_the_start():
-    memory = PeakMemory(torch.device("cpu"))
-    memory.start()
-    if memory.before is None:
-        pytest.skip("this system tells no peak that can be set back")
-    block = torch.ones(25 * 2**20)  # 100 MiB
-    del block
-    _, extra = memory.read()
-    assert 95 * 2**20 < extra < 140 * 2**20
-    memory.start()
-    _, extra = memory.read()
-    assert extra < 20 * 2**20
 
 
 def test_changes_reach_into_nested_arguments():

@@ -22,6 +22,7 @@ from eval.validity import (
     nearest_distances,
     summary,
 )
+from eval.validity_shares import tell_of_files
 from nesf.data.prototypes import make_prototypes
 from nesf.data.readers import Row, iter_crystals
 
@@ -190,6 +191,24 @@ def test_rows_and_summary_count_everybody():
     assert "valid as published 1 (25 %), all checks 1 (25 %), known formula 0 (0 %)" in told
     assert "known" not in summary([check_validity(None).row()])
     assert summary([]).startswith("of 0: has atoms 0")
+
+
+def test_the_shares_of_files_count_unreadable_rows(tmp_path, capsys):
+    files = [tmp_path / name for name in ("good.cif", "salty.cif", "bad.cif")]
+    rock_salt().to_structure().to(filename=str(files[0]))
+    odd = Structure(Lattice.cubic(4), ["Na", "Cl", "Cl"], [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5]])
+    odd.to(filename=str(files[1]))
+    files[2].write_text("data_x\n_cell_length_a ?\n")
+    tell_of_files([str(file) for file in files])
+    *_, told = capsys.readouterr().out.partition("all: ")
+    assert told.startswith("3 crystals\n")
+    lines = dict(line.strip().split("  ", 1) for line in told.splitlines() if "%" in line)
+    shares = {words: float(share.rstrip(" %")) for words, share in lines.items()}
+    assert shares["has atoms"] == shares["atoms >= 0.6 radii apart"] == 66.67
+    assert shares["charge neutral"] == shares["all checks"] == 33.33
+    # Na on Cl: 1.66 and 1.02 Å (Cordero et al.), 2.82 Å apart in rock salt, 4 / sqrt 2 in the other
+    assert f"nearest pair at {2.82 / 2.68:.3f} of" in told
+    assert f"{64 / 3:.2f} to {5.64**3 / 8:.2f} Å³ an atom" in told
 
 
 def test_faults_leave_out_what_follows():
