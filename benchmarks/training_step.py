@@ -1,0 +1,330 @@
+"""The training step of a NeSF: its parts, its arithmetic and its share of the device's rate.
+
+python benchmarks/training_step.py --config configs/nesf/lcs6.yaml --compile --json out.json
+
+The device's matrix rate is measured first, on one large product and on the products of the
+network's own layers. Then the step itself: first as it runs, one step after another without a
+wait (`steps_per_second`), then part by part with a wait after each (`ms`), last inside
+Lightning's loop with averaged weights, as `nesf fit` runs it (`in_fit`). Data are `batch` (drawing
+the crystals from the packed set on the device); augmentation, queries and their exact targets are
+parts of their own. Floating-point operations are counted by PyTorch's FlopCounterMode: those of
+the model are forward and backward, without the optimizer's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from collections import Counter
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import lightning
+import measure
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nesf.crystal import CrystalBatch, standardised
+from nesf.data.module import CrystalData
+from nesf.data.packed import PackedSet, PackedTensors, load_or_pack
+from nesf.fit import quiet_lightning
+from nesf.geometry import NearestImage
+from nesf.memory import peak_memory
+from nesf.objective import total_loss
+from nesf.precision import has_fast_bfloat16
+from nesf.queries import field_target
+from nesf.random import generator_for
+from nesf.training import FieldTraining
+
+CONFIG = Path(__file__).parents[1] / "configs" / "nesf" / "lcs6.yaml"
+CLIP = 1.0  # of the gradient's norm, as in the configs
+Shape = tuple[int, int, int]
+
+
+def task_of(config: Path, widths: dict[str, Any]) -> FieldTraining:
+    """The LightningModule that a config names, with other widths where they are given."""
+    wanted = yaml.safe_load(config.read_text())["model"]
+    network = wanted["init_args"]["model"].setdefault("init_args", {})
+    network |= {name: value for name, value in widths.items() if value is not None}
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(FieldTraining, "model")
+    return parser.instantiate(parser.parse_object({"model": wanted})).model
+
+
+@dataclasses.dataclass
+class Step:
+    """One training step, whole and in parts."""
+
+    task: FieldTraining
+    crystals: PackedTensors
+    batch_size: int
+    device: torch.device
+    taken: int = 0
+
+    def __post_init__(self) -> None:
+        self.optimizer = self.task.optimizer_options.build(self.task.model, clipped=True)
+        self.batch_size = min(self.batch_size, len(self.crystals))
+        self.order = torch.randperm(len(self.crystals), generator=generator_for(0, "benchmark"))
+
+    def __call__(self) -> None:
+        """A whole step."""
+        generator = self.generator()
+        self.loss(self.changed(self.draw(), generator), generator).backward()
+        self.update()
+
+    def generator(self) -> torch.Generator:
+        self.taken += 1
+        return generator_for(0, "step", self.taken, device=self.device)
+
+    def draw(self) -> CrystalBatch:
+        begin = self.taken * self.batch_size % (len(self.order) - self.batch_size + 1)
+        return self.crystals.batch(self.order[begin : begin + self.batch_size])
+
+    def changed(self, batch: CrystalBatch, generator: torch.Generator) -> CrystalBatch:
+        return self.task.augmentation(standardised(batch), generator)
+
+    def loss(self, crystals: CrystalBatch, generator: torch.Generator) -> Tensor:
+        with self.precision():
+            return total_loss(self.task.loss_parts(crystals, generator), self.task.losses)
+
+    def precision(self) -> AbstractContextManager[None]:
+        """As Lightning's bf16-mixed, where the hardware has it."""
+        fast = has_fast_bfloat16(self.device)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=fast)
+
+    def update(self) -> None:
+        nn.utils.clip_grad_norm_(self.task.model.parameters(), CLIP)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def targets(self, crystals: CrystalBatch, generator: torch.Generator, laps: Any) -> None:
+        """Queries and their exact answers, which `loss` makes once more for itself."""
+        laps.start()
+        asked = self.task.queries(crystals, generator)
+        laps.lap("queries")
+        for block in (*asked.position, *asked.species):
+            cell = crystals.lattice[block.crystal]
+            images = NearestImage.of(cell) if self.task.model.periodic else None
+            field_target(block, crystals, self.task.model.margin, images)
+        laps.lap("targets")
+
+
+def parts_ms(step: Step, repeats: int) -> dict[str, float]:
+    """The median time of each part, ms."""
+    laps = measure.Laps(step.device)
+    for _ in range(repeats):
+        generator = step.generator()
+        laps.start()
+        batch = step.draw()
+        laps.lap("batch")
+        crystals = step.changed(batch, generator)
+        laps.lap("augmentation")
+        step.targets(crystals, generator, laps)
+        laps.start()
+        loss = step.loss(crystals, generator)
+        laps.lap("forward")
+        loss.backward()
+        laps.lap("backward")
+        step.update()
+        laps.lap("optimizer")
+    taken = laps.medians()
+    taken["forward"] = max(0.0, taken["forward"] - taken["queries"] - taken["targets"])
+    return {name: 1e3 * value for name, value in taken.items()}
+
+
+def flops(step: Step) -> dict[str, int]:
+    """Operations of forward and backward, and of the optimizer, in one step (not compiled)."""
+    generator = step.generator()
+    crystals = step.changed(step.draw(), generator)
+    with FlopCounterMode(display=False) as model:
+        step.loss(crystals, generator).backward()
+    with FlopCounterMode(display=False) as optimizer:
+        step.update()
+    return {
+        "model_flops_per_step": model.get_total_flops(),
+        "optimizer_flops_per_step": optimizer.get_total_flops(),
+    }
+
+
+def layer_shapes(step: Step) -> Counter[Shape]:
+    """Rows, inputs and outputs of the linear layers in one step."""
+    found: Counter[Shape] = Counter()
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        rows = inputs[0].numel() // inputs[0].shape[-1]
+        found[rows, inputs[0].shape[-1], output.shape[-1]] += 1
+
+    layers = [m for m in step.task.model.modules() if isinstance(m, nn.Linear)]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    generator = step.generator()
+    step.loss(step.changed(step.draw(), generator), generator)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def product_seconds(shape: Shape, dtype: torch.dtype, device: torch.device, repeats: int) -> float:
+    """The time of one product (rows, inner) x (inner, columns)."""
+    rows, inner, columns = shape
+    a = torch.randn(rows, inner, device=device, dtype=dtype)
+    b = torch.randn(columns, inner, device=device, dtype=dtype).T
+    work = 2.0 * rows * inner * columns
+    # enough calls to hide the clock and, on a GPU, the launch of the first
+    calls = max(1, min(200, int((1e12 if device.type == "cuda" else 5e9) / work)))
+    return measure.seconds(lambda: torch.mm(a, b), device, repeats, warm_ups=2, calls=calls)
+
+
+def matrix_rates(step: Step, large: int, repeats: int) -> dict[str, Any]:
+    """FLOP/s of products in the step's precision: a large one, and the network's own.
+
+    Of each layer the three products of forward and backward are taken; the rate is all operations
+    over all time.
+    """
+    dtype = torch.bfloat16 if has_fast_bfloat16(step.device) else torch.float32
+    time_large = product_seconds((large,) * 3, dtype, step.device, repeats)
+    work = taken = 0.0
+    for (rows, inner, columns), count in layer_shapes(step).items():
+        for shape in ((rows, inner, columns), (rows, columns, inner), (columns, rows, inner)):
+            work += 2.0 * rows * inner * columns * count
+            taken += product_seconds(shape, dtype, step.device, repeats) * count
+    return {
+        "precision": str(dtype).removeprefix("torch."),
+        "large_product": large,
+        "large_flops_per_second": 2.0 * large**3 / time_large,
+        "own_shapes_flops_per_second": work / taken,
+    }
+
+
+def rates(step: Step, arguments: argparse.Namespace, matrix: dict[str, Any]) -> dict[str, Any]:
+    """Times of the step as the model is now, and shares of the rates in `matrix`."""
+    start = time.perf_counter()
+    for _ in range(arguments.warm_ups):
+        step()
+    measure.synchronize(step.device)
+    warming = time.perf_counter() - start
+    each = measure.seconds(step, step.device, arguments.repeats, warm_ups=0, calls=arguments.steps)
+    ms = parts_ms(step, arguments.steps)
+    work = matrix["model_flops_per_step"]
+    return {
+        "warm_up_seconds": warming,
+        "steps_per_second": 1 / each,
+        "crystals_per_second": step.batch_size / each,
+        "ms": ms,
+        "data_share": ms["batch"] / (1e3 * each),
+        "share_of_large_rate": work / each / matrix["large_flops_per_second"],
+        "share_of_own_rate": work / each / matrix["own_shapes_flops_per_second"],
+        "peak_memory_bytes": peak_memory(step.device),
+    }
+
+
+class Clock(Callback):
+    """The time of the steps of a run after the first few."""
+
+    def __init__(self, device: torch.device, skip: int) -> None:
+        self.device, self.skip = device, skip
+        self.steps, self.since, self.seconds = 0, 0.0, 0.0
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        measure.synchronize(self.device)
+        now = time.perf_counter()
+        if trainer.global_step == self.skip:
+            self.since = now
+        self.steps, self.seconds = trainer.global_step - self.skip, now - self.since
+
+
+def in_fit(step: Step, packed: Path, steps: int, warm_ups: int) -> dict[str, float]:
+    """Steps a second in Lightning's loop, with averaged weights and the schedule."""
+    clock = Clock(step.device, max(1, warm_ups))
+    data = CrystalData([str(packed)], [str(packed)], step.batch_size)
+    trainer = lightning.Trainer(
+        accelerator="gpu" if step.device.type == "cuda" else "cpu",
+        devices=1,
+        precision="bf16-mixed" if has_fast_bfloat16(step.device) else "32-true",
+        max_steps=steps + clock.skip,
+        gradient_clip_val=CLIP,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[clock, EMAWeightAveraging(decay=0.998)],
+    )
+    with quiet_lightning():
+        trainer.fit(step.task, data)
+    step.task.to(step.device)  # Lightning leaves it on the processor
+    return {"steps_per_second": clock.steps / clock.seconds}
+
+
+def main() -> None:
+    parser = measure.parser(__doc__)
+    parser.add_argument("--config", type=Path, default=CONFIG, help="of a nesf fit")
+    parser.add_argument("--data", nargs="+", help="crystals; by default random packings")
+    parser.add_argument("--crystals", type=int, default=2048, help="random packings to draw from")
+    parser.add_argument("--max-atoms", type=int, default=20, help="of a random packing")
+    parser.add_argument("--batch", nargs="+", type=int, default=[32, 256], help="crystals a step")
+    for name in ("latent-dim", "encoder-width"):
+        parser.add_argument(f"--{name}", type=int, help="instead of the config's")
+    for name in ("position-widths", "species-widths"):
+        parser.add_argument(f"--{name}", type=int, nargs="+", help="instead of the config's")
+    parser.add_argument("--compile", action="store_true", help="once more with torch.compile")
+    parser.add_argument("--steps", type=int, default=20, help="between two looks at the clock")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--warm-ups", type=int, default=10)
+    parser.add_argument("--large", type=int, help="edge of the large product")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    large = arguments.large or (8192 if device.type == "cuda" else 2048)
+    names = ("latent_dim", "encoder_width", "position_widths", "species_widths")
+    widths = {name: getattr(arguments, name) for name in names}
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        packed = crystals_at(Path(folder), arguments)
+        for size in arguments.batch:
+            torch.manual_seed(0)
+            task = task_of(arguments.config, widths).to(device)
+            step = Step(task, PackedSet.load(packed).tensors(device), size, device)
+            results[f"batch {size}"] = result = measured(step, packed, large, arguments)
+            measure.tell(f"batch {size}", result)
+    parameters = sum(p.numel() for p in task.model.parameters())
+    found = measure.setup(device, config=arguments.config.name, parameters=parameters, **widths)
+    measure.write(arguments.json, found, results)
+
+
+def crystals_at(folder: Path, arguments: argparse.Namespace) -> Path:
+    """The packed set to train on."""
+    if arguments.data:
+        return load_or_pack(arguments.data, cache_dir=folder, progress=False)
+    drawn = torch.randint(
+        1, arguments.max_atoms + 1, (arguments.crystals,), generator=generator_for(0, "sizes")
+    )
+    path = folder / "packings.nesf"
+    PackedSet.from_batch(measure.packings(drawn.tolist())).save(path)
+    return path
+
+
+def measured(step: Step, packed: Path, large: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The rates of a batch size, plain, in Lightning's loop and compiled."""
+    matrix = matrix_rates(step, large, arguments.repeats) | flops(step)
+    result = {"matrix": matrix, "plain": rates(step, arguments, matrix)}
+    steps = arguments.steps * arguments.repeats
+    result["in_fit"] = in_fit(step, packed, steps, arguments.warm_ups)
+    if arguments.compile:
+        for name in ("encoder", "position_decoder", "species_decoder"):
+            getattr(step.task.model, name).compile()
+        result["compiled"] = rates(step, arguments, matrix)
+        result["compiled_over_plain"] = (
+            result["compiled"]["steps_per_second"] / result["plain"]["steps_per_second"]
+        )
+    return result
+
+
+if __name__ == "__main__":
+    main()
