@@ -7,13 +7,13 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval.cells import Cell
-from eval.matching import Match, MatchOptions, match_pairs, random_sites
+from eval.matching import Match, MatchOptions
 from eval.scores import (
     MATCH_METRICS,
     METRICS,
@@ -24,11 +24,21 @@ from eval.scores import (
     score_row,
     summarize,
 )
-from eval.sources import gather
-from eval.symmetry import SYMPREC, refine_symmetry
+from eval.sides import CHANCE, CHANCE_CRYSTALS, RAW, REFINED, PairSets, Sides
+from eval.symmetry import SYMPREC
 from eval.table import format_table, write_rows
+from eval.together import (
+    Verdicts,
+    match_here,
+    match_share,
+    match_together,
+    meeting_folder,
+    remove_matches,
+)
 from nesf.atomic import atomic_write
 from nesf.errors import InputError
+from nesf.meeting import Meeting
+from nesf.ranks import ranks_here
 
 if TYPE_CHECKING:
     from eval.sources import Source
@@ -47,11 +57,12 @@ def evaluate(
     matching: bool = True,
     match_options: MatchOptions | None = None,
     refine: bool = False,
-    chance_crystals: int = 1000,
+    chance_crystals: int = CHANCE_CRYSTALS,
     bootstrap: int = 1000,
     seed: int = 0,
     workers: int | None = None,
     progress: bool = True,
+    meeting: Meeting | None = None,
 ) -> dict[str, Any]:
     """Score predicted crystals against reference crystals of the same ids.
 
@@ -71,6 +82,7 @@ def evaluate(
         seed: of resamples and chance level.
         workers: processes for reading and matching; by default one a CPU core.
         progress: whether to show progress bars.
+        meeting: with ranks that share the matching (`match_share`); this is rank 0.
 
     Returns:
         A JSON-able dict: "metrics", "refined" (or None), "chance" (or None), "by_num_atoms",
@@ -81,26 +93,20 @@ def evaluate(
         InputError: duplicate ids, no usable reference, or no id in common.
     """
     match_options = match_options or MatchOptions(workers=workers)
-    truth, reference_reasons, unreadable = gather(reference, "reference", workers, progress)
-    guesses, reasons, _ = gather(predicted, "predicted", workers, progress)
-    names = sorted(truth)
-    if not names:
-        raise InputError("no reference crystal can be scored")
-    if not (guesses.keys() | reasons.keys()) & truth.keys():
-        raise InputError(
-            "no predicted id is among the reference ids; the two sets are joined by id "
-            f"(a reference id is {names[0]!r})"
-        )
-    scores = _score(names, truth, guesses, matching, match_options, "matching", progress)
-    refined = None
-    if refine:
-        better = {name: refine_symmetry(cell) for name, cell in guesses.items() if name in truth}
-        refined = _score(names, truth, better, matching, match_options, "refined", progress)
-    chance = None
-    if matching:
-        chance = _chance(names, truth, chance_crystals, match_options, bootstrap, seed, progress)
+    sides = Sides.read(predicted, reference, workers, progress)
+    names, guesses, reasons = sides.names, sides.guesses, sides.reasons
+    pairs = sides.pairs(refine, chance_crystals if matching else 0, seed)
+    matches: Verdicts = {}
+    if matching and meeting is None:
+        matches = match_here(pairs, match_options, progress)
+    elif matching and meeting is not None:
+        matches = match_together(meeting, names, pairs, match_options, progress)
+    scores = _score(names, pairs, matches, RAW)
+    refined = _score(names, pairs, matches, REFINED) if refine else None
+    chance = _chance(matches[CHANCE], bootstrap, seed) if matching else None
     failures = [{"id": s.id, "reason": reasons.get(s.id, s.failure)} for s in scores if s.failure]
-    strangers = sorted((guesses.keys() | reasons.keys()) - truth.keys() - reference_reasons.keys())
+    known = sides.truth.keys() | sides.reference_reasons.keys()
+    strangers = sorted((guesses.keys() | reasons.keys()) - known)
     return {
         "schema_version": SCHEMA_VERSION,
         "counts": {
@@ -108,7 +114,7 @@ def evaluate(
             "predicted": len(guesses) + len(reasons),
             "failures": len(failures),
             "not_in_reference": len(strangers),
-            "reference_rejected": len(unreadable),
+            "reference_rejected": len(sides.unreadable),
         },
         "metrics": summarize(scores, bootstrap=bootstrap, seed=seed),
         "refined": refined and summarize(refined, bootstrap=bootstrap, seed=seed),
@@ -121,7 +127,7 @@ def evaluate(
             if s.match and s.match.failure and not s.failure
         ],
         "not_in_reference": strangers,
-        "reference_rejected": unreadable,
+        "reference_rejected": sides.unreadable,
         "rows": [score_row(score) for score in scores],
         "settings": _settings(match_options, refine, bootstrap, seed),
     }
@@ -160,16 +166,40 @@ def evaluate_files(
     Raises:
         InputError: see `evaluate`; or a file cannot be written (the table is printed before).
     """
-    result = evaluate(
-        predicted,
-        reference,
-        matching=matching,
-        match_options=MatchOptions(timeout_s=timeout_s, workers=workers),
-        refine=refine,
-        bootstrap=bootstrap,
-        seed=seed,
-        workers=workers,
-    )
+    options = MatchOptions(timeout_s=timeout_s, workers=workers)
+
+    def score(meeting: Meeting | None = None) -> int:
+        result = evaluate(
+            predicted,
+            reference,
+            matching=matching,
+            match_options=options,
+            refine=refine,
+            bootstrap=bootstrap,
+            seed=seed,
+            workers=ranks.workers(workers),
+            meeting=meeting,
+        )
+        return _tell(result, json_file, rows_file)
+
+    ranks = ranks_here()
+    if ranks.size == 1:
+        return score()
+    folder = meeting_folder(json_file, rows_file)
+    with Meeting(folder, ranks, "start again", partial(remove_matches, folder)) as meeting:
+        if ranks.rank == 0:
+            code = score(meeting)
+            remove_matches(folder)
+            return meeting.conclude(code)
+        sides = Sides.read(predicted, reference, ranks.workers(workers), progress=False)
+        pairs = sides.pairs(refine, CHANCE_CRYSTALS, seed, ranks.part)
+        if matching:
+            match_share(meeting, sides.names, pairs, options, progress=False)
+        return meeting.conclude(None)
+
+
+def _tell(result: dict[str, Any], json_file: str | None, rows_file: str | None) -> int:
+    """Print and write a result; returns the exit code."""
     print(format_table(result))
     for message in _troubles(result):
         print(message, file=sys.stderr)
@@ -186,41 +216,20 @@ def evaluate_files(
 
 
 def _score(
-    names: Sequence[str],
-    truth: dict[str, Cell],
-    guesses: dict[str, Cell],
-    matching: bool,
-    options: MatchOptions,
-    title: str,
-    progress: bool,
+    names: Sequence[str], pairs: PairSets, matches: Verdicts, title: str
 ) -> list[CrystalScore]:
-    pairs = [(guesses.get(name), truth[name]) for name in names]
-    matches: Sequence[Match | None] = [None] * len(pairs)
-    if matching:
-        matches = match_pairs(pairs, options, progress=title if progress else None)
+    verdicts: Sequence[Match | None] = matches.get(title, [None] * len(names))
     return [
         score_crystal(name, true, guess, match)
-        for name, (guess, true), match in zip(names, pairs, matches, strict=True)
+        for name, (guess, true), match in zip(names, pairs[title], verdicts, strict=True)
     ]
 
 
-def _chance(
-    names: Sequence[str],
-    truth: dict[str, Cell],
-    limit: int,
-    options: MatchOptions,
-    bootstrap: int,
-    seed: int,
-    progress: bool,
-) -> dict[str, Any]:
+def _chance(matches: Sequence[Match], bootstrap: int, seed: int) -> dict[str, Any]:
     """Match rate and RMSE of random positions in the true cells."""
-    order = np.random.default_rng(seed).permutation(len(names))[:limit]
-    drawn = [names[i] for i in sorted(order)]
-    pairs = [(random_sites(truth[name], seed, name), truth[name]) for name in drawn]
-    matches = match_pairs(pairs, options, progress="chance level" if progress else None)
     tallies = np.array([match_tally(match) for match in matches], dtype=float)
     rate, rmse = estimate_ratios(tallies, bootstrap, seed)
-    return {"crystals": len(drawn), "match_rate": rate, "match_rmse": rmse}
+    return {"crystals": len(matches), "match_rate": rate, "match_rmse": rmse}
 
 
 def _by_num_atoms(

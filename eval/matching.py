@@ -8,7 +8,7 @@ the time limit over one pair is killed and replaced, and that pair is a scored f
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -80,6 +80,7 @@ def match_pairs(
     *,
     progress: str | None = None,
     function: str = "eval.matching:match_payload",
+    at_each: Callable[[], None] | None = None,
 ) -> list[Match]:
     """Match pairs of crystals in parallel, each within its time limit.
 
@@ -91,6 +92,7 @@ def match_pairs(
         options: tolerances, time limit and number of workers.
         progress: title of the progress bar; none without it.
         function: what a worker does with a pair, "package.module:name".
+        at_each: called as each verdict comes; what it raises ends the matching.
 
     Returns:
         One verdict a pair, in the order of `pairs`.
@@ -117,6 +119,8 @@ def match_pairs(
         bar = tqdm(answers, progress, len(todo), unit=" pairs", delay=2, disable=disable)
         with closing(answers):  # type: ignore[type-var]
             for i, answer in bar:
+                if at_each is not None:
+                    at_each()
                 failed = isinstance(answer, Failure)
                 verdicts[i] = Match(failure=answer.reason) if failed else Match(rmse=answer)
     return [verdict or Match() for verdict in verdicts]

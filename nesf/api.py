@@ -11,11 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nesf.autoencoder import NeSF
 from nesf.checkpoint import load_model
 from nesf.crystal import MAX_ATOMIC_NUMBER, CrystalBatch
 from nesf.errors import InputError
 from nesf.fields import CrystalFields
-from nesf.reconstruct import Reconstruction, ReconstructOptions
+from nesf.reconstruct import Reconstruction, ReconstructOptions, join_reconstructions
+from nesf.refine import Refined, RefineOptions, refine_latents
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -63,6 +65,11 @@ class Model:
     ) -> None:
         if batch_size < 1:
             raise InputError(f"the batch size is {batch_size}; give at least 1")
+        if not (hasattr(module, "encode") and hasattr(module, "decode")):
+            raise InputError(
+                f"a {type(module).__name__} makes no crystals; give a model that has encode and "
+                "decode"
+            )
         self.device = resolve_device(device)
         self.module: Any = module.to(self.device).eval().requires_grad_(False)
         self.batch_size = batch_size
@@ -101,16 +108,44 @@ class Model:
         )
         return self.encode(hydrogen).shape[-1]
 
+    def refinement(self, steps: int | None = None) -> RefineOptions:
+        """How latents are fitted to their crystals.
+
+        Args:
+            steps: at most so many; by default as many as `RefineOptions` says for a NeSF, and
+                none for other models.
+
+        Raises:
+            InputError: the model has no fields to fit a latent by.
+        """
+        able = isinstance(self.module, NeSF)
+        if steps and not able:
+            kind = type(self.module).__name__
+            raise InputError(f"latents of a {kind} cannot be refined; leave refine out, or give 0")
+        if steps is None:
+            steps = RefineOptions().steps if able else 0
+        return RefineOptions(steps=steps)
+
     @torch.no_grad()
-    def encode(self, structures: Sequence[Structure] | CrystalBatch) -> Float[Tensor, "b l"]:
+    def encode(
+        self, structures: Sequence[Structure] | CrystalBatch, refine: int = 0
+    ) -> Float[Tensor, "b l"]:
         """Latents (B, L) of ordered Structures, on the model's device.
+
+        Args:
+            structures: B crystals.
+            refine: steps of refinement, at most, of latents that do not decode to their crystals
+                (see `nesf.refine`); 0 takes what the encoder says.
 
         Raises:
             InputError: there are none, a site is disordered, or an element is unknown.
         """
         crystals = self._crystals(structures)
-        parts = self._parts(len(crystals))
-        return torch.cat([self.module.encode(crystals.select(part)) for part in parts])
+        options = self.refinement(refine)
+        parts = [crystals.select(part) for part in self._parts(len(crystals))]
+        if not options.steps:
+            return torch.cat([self.module.encode(part) for part in parts])
+        return torch.cat([self._refined(part, None, options).latent for part in parts])
 
     def decode(
         self, latent: Float[Tensor, "b l"], options: ReconstructOptions | None = None
@@ -137,10 +172,25 @@ class Model:
         self,
         structures: Sequence[Structure] | CrystalBatch,
         options: ReconstructOptions | None = None,
+        refine: int | None = None,
     ) -> Reconstruction:
-        """Encode and decode: what the model makes of known crystals, ids kept."""
+        """Encode and decode: what the model makes of known crystals, ids kept.
+
+        Args:
+            structures: B crystals.
+            options: of the reconstruction, instead of the model's own.
+            refine: as in `encode`, but by default see `refinement`: a crystal comes back as well
+                as it can.
+        """
         crystals = self._crystals(structures)
-        found = self.decode_crystals(self.encode(crystals), options)
+        refinement = self.refinement(refine)
+        if refinement.steps:
+            parts = [crystals.select(part) for part in self._parts(len(crystals))]
+            found = join_reconstructions(
+                [self._refined(part, options, refinement).found for part in parts]
+            )
+        else:
+            found = self.decode_crystals(self.encode(crystals), options)
         named = found.crystals.replace(ids=crystals.ids)
         return Reconstruction(
             named, found.site_spread, found.site_size, found.count_agrees, found.confidence
@@ -163,6 +213,16 @@ class Model:
     def species_field(self, latent: Float[Tensor, "b l"]) -> Field:
         """Query (B, Q, 3) Å to logits (B, Q, S) of the nearest atom's class Z - 1."""
         return self._on_device(self.fields(latent).species)
+
+    def _refined(
+        self, crystals: CrystalBatch, options: ReconstructOptions | None, refinement: RefineOptions
+    ) -> Refined:
+        def decode(latent: Tensor) -> Reconstruction:
+            return self.module.decode(latent, options)
+
+        with torch.no_grad():
+            latent = self.module.encode(crystals)
+            return refine_latents(self.module, crystals, latent, decode, refinement)
 
     def _on_device(self, field: Field) -> Field:
         return lambda query: field(query.to(self.device))
@@ -211,34 +271,3 @@ def resolve_device(device: str | torch.device) -> torch.device:
             f"there is no device {device} here; give cpu, cuda, cuda:0 or auto"
         ) from error
     return resolved
-
-
-def join_reconstructions(parts: Sequence[Reconstruction]) -> Reconstruction:
-    """Put reconstructions of one model together, padded to the largest crystal."""
-    if len(parts) == 1:
-        return parts[0]
-    width = max(part.crystals.mask.shape[1] for part in parts)
-
-    def padded(tensors: Sequence[Tensor]) -> Tensor:
-        return torch.cat([_pad_columns(tensor, width) for tensor in tensors])
-
-    crystals = CrystalBatch(
-        frac_coords=padded([part.crystals.frac_coords for part in parts]),
-        atomic_numbers=padded([part.crystals.atomic_numbers for part in parts]),
-        mask=padded([part.crystals.mask for part in parts]),
-        lattice=torch.cat([part.crystals.lattice for part in parts]),
-        ids=tuple(str(i) for i in range(sum(len(part.crystals) for part in parts))),
-    )
-    agrees = [part.count_agrees for part in parts if part.count_agrees is not None]
-    return Reconstruction(
-        crystals,
-        padded([part.site_spread for part in parts]),
-        padded([part.site_size for part in parts]),
-        torch.cat(agrees) if len(agrees) == len(parts) else None,
-        torch.cat([part.confidence for part in parts]),
-    )
-
-
-def _pad_columns(tensor: Tensor, width: int) -> Tensor:
-    missing = tensor.new_zeros((tensor.shape[0], width - tensor.shape[1], *tensor.shape[2:]))
-    return torch.cat([tensor, missing], dim=1)

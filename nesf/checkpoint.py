@@ -114,6 +114,26 @@ def save_model(
         file.write(f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode())
 
 
+def begin_with(module: nn.Module, name_or_path: str | Path) -> None:
+    """Give a model the weights of another one of the same shape, to train it further.
+
+    Args:
+        module: takes the weights over.
+        name_or_path: as in `load_model`.
+
+    Raises:
+        CheckpointError: there is no such model, it cannot be read, or its weights do not fit.
+    """
+    path = find_model(name_or_path)
+    try:
+        module.load_state_dict(read_model(path).state_dict)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the weights in {path} do not fit this model: {_reason(error)}; give it the shape "
+            "that they were trained in"
+        ) from error
+
+
 def load_model(
     name_or_path: str | Path,
     device: str | torch.device = "cpu",

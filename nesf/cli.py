@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nesf.errors import InputError, NesfError
+from nesf.ranks import LostLeader, Terminated, ranks_here
 
-USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+USAGE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
 RESUME, AGAIN = "go on with --resume", "call it again to go on"
 EXIT_CODES = (
     "Exit codes: 0 success; 1 some rows failed, and they are listed; 2 usage or input error; "
@@ -33,12 +34,14 @@ class Verb:
         summary: for `nesf --help`.
         raw: the function parses its own arguments.
         resumes: how an interrupted run goes on, for its last line.
+        shared: ranks share the work, and the first of them tells what went wrong in any.
     """
 
     function: str
     summary: str
     raw: bool = False
     resumes: str | None = None
+    shared: bool = False
 
     def load(self) -> Callable[..., int | None]:
         """Import the function."""
@@ -54,8 +57,9 @@ VERBS = {
         "nesf.commands:reconstruct_files",
         "take crystals through a model and back, or through their exact fields",
         resumes=RESUME,
+        shared=True,
     ),
-    "encode": Verb("nesf.commands:encode_files", "crystals to latents (.npz)"),
+    "encode": Verb("nesf.commands:encode_files", "crystals to latents (.npz)", shared=True),
     "decode": Verb("nesf.commands:decode_files", "latents to crystals", resumes=RESUME),
     "perturb": Verb(
         "nesf.generate:perturb_files",
@@ -74,7 +78,9 @@ VERBS = {
         "train and score several models alike",
         resumes="go on with --restart auto",
     ),
-    "evaluate": Verb("nesf.verbs:evaluate_files", "score predicted crystals against true ones"),
+    "evaluate": Verb(
+        "nesf.verbs:evaluate_files", "score predicted crystals against true ones", shared=True
+    ),
     "data pack": Verb("nesf.verbs:pack_files", "pack crystals of any format for training"),
     "data join": Verb("nesf.verbs:join_files", "put packed sets together"),
     "data prototypes": Verb(
@@ -85,6 +91,7 @@ VERBS = {
         "fetch crystals from the Materials Project",
         resumes=AGAIN,
     ),
+    "export": Verb("nesf.verbs:export_model", "write a trained model as one file to share"),
     "report": Verb("nesf.reporting:report_run", "score a run, and one page to look at"),
     "demo": Verb("nesf.demo:demo", "all of it on prototypes, in minutes", resumes=AGAIN),
 }
@@ -116,18 +123,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(code or 0)
     except KeyboardInterrupt:
         hint = f"; {verb.resumes}" if verb and verb.resumes else ""
-        return _stop(f"interrupted{hint}", INTERRUPTED, debug)
+        return _stop(f"interrupted{hint}", INTERRUPTED, debug, verb)
     except BrokenPipeError:
         # as the interpreter's documentation advises: keep it from flushing once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except NesfError as error:
-        return _stop(str(error), USAGE, debug)
+        code = TERMINATED if isinstance(error, Terminated) else USAGE
+        return _stop(str(error), code, debug, verb, error)
     except (OSError, MemoryError, RuntimeError) as error:
         message = _tell(error, output or option_value(arguments, "output"))
         if message is None:
             raise
-        return _stop(message, USAGE, debug)
+        return _stop(message, USAGE, debug, verb)
 
 
 def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -226,6 +234,8 @@ def _tell(error: OSError | MemoryError | RuntimeError, output: str | None) -> st
     # torch.OutOfMemoryError, without importing torch
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out of memory; try a smaller --batch-size or fewer --workers"
+    if isinstance(error, RuntimeError):
+        return _tell_lost_peer(error)
     if not isinstance(error, OSError) or error.errno is None:
         return None
     place = error.filename or output
@@ -236,11 +246,40 @@ def _tell(error: OSError | MemoryError | RuntimeError, output: str | None) -> st
     return f"{place}: {(error.strerror or str(error)).lower()}"
 
 
-def _stop(message: str, code: int, debug: bool) -> int:
+def _tell_lost_peer(error: RuntimeError) -> str | None:
+    """One sentence where the processes of a training have lost each other."""
+    # of torch.distributed, without importing torch; gloo's errors have no class of their own
+    kinds = ("DistBackendError", "DistNetworkError", "DistStoreError")
+    if type(error).__name__ not in kinds and "/gloo/" not in str(error):
+        return None
+    reason = str(error).rpartition("] ")[2].split("\n")[0].split(". ")[0]
+    return (
+        f"another process of this training was killed or cannot be reached ({reason[:100]}); go "
+        "on with --restart auto"
+    )
+
+
+def _stop(
+    message: str,
+    code: int,
+    debug: bool,
+    verb: Verb | None = None,
+    error: NesfError | None = None,
+) -> int:
     if debug:
         traceback.print_exc()
-    print(f"nesf: {_sentence(message)}", file=sys.stderr)
+    if debug or not (verb and verb.shared and _another_tells(error)):
+        print(f"nesf: {_sentence(message)}", file=sys.stderr)
     return code
+
+
+def _another_tells(error: NesfError | None) -> bool:
+    """Whether another rank says what went wrong here."""
+    try:
+        rank = ranks_here().rank
+    except InputError:  # which is then what went wrong
+        return False
+    return rank > (1 if isinstance(error, LostLeader) else 0)
 
 
 def _sentence(message: str) -> str:

@@ -6,7 +6,7 @@ listed in rejected.csv.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from nesf import api
 from nesf.command_parts import (
     COLUMNS,
+    FAULTS,
     NO_ATOMS,
     NOT_FINITE,
     Changes,
@@ -26,14 +27,15 @@ from nesf.command_parts import (
     progress_bar,
     reading_for,
 )
-from nesf.crystal import CrystalBatch
-from nesf.data.readers import iter_crystals
+from nesf.crystal import CrystalBatch, standardised
 from nesf.data.records import ReadOptions, Rejected
 from nesf.data.writers import open_writer
 from nesf.errors import InputError
 from nesf.exact import exact_fields
 from nesf.latents import Latents
 from nesf.reconstruct import Reconstruction, ReconstructOptions, reconstruct
+from nesf.scoring import count_faults
+from nesf.sharded import Work, share
 from nesf.tally import Tally
 
 
@@ -43,6 +45,7 @@ def reconstruct_files(
     model: str | None = None,
     field: Literal["exact"] | None = None,
     periodic: bool = True,
+    refine: int | None = None,
     resume: bool = False,
     batch_size: int = 128,
     device: str = "auto",
@@ -53,6 +56,10 @@ def reconstruct_files(
 ) -> int:
     """Take crystals through a model and back, or through their own exact fields.
 
+    Beside each crystal stand `confidence` and `count_agrees`, which the fields tell, and `faults`:
+    atoms missed, moved by more than 0.03 Å or of another element, too few or too many, and 1 for
+    a lattice vector off by more than 0.1 Å.
+
     Args:
         inputs: CIF or POSCAR files, folders, globs or zips of them, tables with a cif column
             (.csv, .csv.gz, .parquet), .extxyz, .json, .jsonl or packed .nesf files.
@@ -60,6 +67,8 @@ def reconstruct_files(
         model: a run folder, a checkpoint (.ckpt, .safetensors) or a shipped name.
         field: "exact" for the fields of the crystals themselves instead of a model's.
         periodic: exact fields point to nearest periodic images, not to atoms of the cell.
+        refine: steps of fitting a latent to its crystal, at most, where the encoder's does not
+            decode to it; 0 takes the encoder's latents. By default on where the model can.
         resume: go on with an interrupted run; crystals that are in the output are skipped.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
@@ -71,15 +80,39 @@ def reconstruct_files(
     if (model is None) == (field is None):
         raise InputError("give either --model NAME|PATH or --field exact")
     check_arguments(inputs, output, batch_size)
+
+    def job(work: Work) -> int:
+        return _reconstruct(
+            work, inputs, model, periodic, refine, batch_size, device, seed, progress, read, changes
+        )
+
+    return share(output, resume, job)
+
+
+def _reconstruct(
+    work: Work,
+    inputs: Sequence[str],
+    model: str | None,
+    periodic: bool,
+    refine: int | None,
+    batch_size: int,
+    device: str,
+    seed: int,
+    progress: bool,
+    read: ReadOptions,
+    changes: Mapping[str, Any],
+) -> int:
     torch.manual_seed(seed)
+    device = work.ranks.device(device)
     through: Callable[[CrystalBatch], Reconstruction]
     loaded = None if model is None else api.load(model, device, batch_size)
     if loaded is not None:
+        loaded.refinement(refine)  # refuses what cannot be refined
         options = changed_options(loaded, changes)
         read = reading_for(read, loaded)
 
         def through(crystals: CrystalBatch) -> Reconstruction:
-            return loaded.reconstruct(crystals, options)
+            return loaded.reconstruct(crystals, options, refine)
 
     else:
         target, exact_options = (
@@ -93,25 +126,29 @@ def reconstruct_files(
             return reconstruct(fields, exact_options, crystals.ids, generator)
 
     tally = Tally("reconstructed")
-    found = iter_crystals(inputs, read, progress=False)  # finds the files before any is written
+    given = work.read(inputs, read)  # finds the files before any is written
     with (
-        open_writer(output, resume, COLUMNS) as writer,
-        progress_bar("reconstructing", progress) as bar,
+        work.writer((*COLUMNS, FAULTS)) as writer,
+        progress_bar("reconstructing", progress and work.ranks.speaks) as bar,
     ):
         tally.skipped = len(writer.done)
-        for rows in batches_of_rows(found, batch_size, tally, skip=writer.done):
+        for rows in batches_of_rows(given, batch_size, tally, skip=writer.done):
             crystals = batch_of_rows(rows, loaded)
             reasons = loaded.refusals(crystals) if loaded else [None] * len(rows)
             sources = [(r.source, r.row, r.id) for r in rows]
-            _write(writer, through(crystals), sources, tally, reasons)
+            found = through(crystals)
+            true = standardised(crystals.to(found.crystals.device))
+            faults = count_faults(found.crystals, true).tolist()
+            _write(writer, found, sources, tally, reasons, faults)
             bar.update(len(rows))
-    return tally.finish(output)
+    return work.finish(tally)
 
 
 def encode_files(
     inputs: Sequence[str],
     model: str,
     output: str,
+    refine: int = 0,
     batch_size: int = 128,
     device: str = "auto",
     seed: int = 0,
@@ -125,6 +162,8 @@ def encode_files(
             (.csv, .csv.gz, .parquet), .extxyz, .json, .jsonl or packed .nesf files.
         model: a run folder, a checkpoint (.ckpt, .safetensors) or a shipped name.
         output: a .npz file with `ids` (M,) and `latents` (M, L).
+        refine: steps of fitting a latent to its crystal, at most, where the encoder's does not
+            decode to it; 0 takes the encoder's latents.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
         seed: of PyTorch's generator, where a model draws.
@@ -133,16 +172,35 @@ def encode_files(
     """
     check_arguments(inputs, output, batch_size)
     Latents.check_path(output)
+
+    def job(work: Work) -> int:
+        return _encode(work, inputs, model, refine, batch_size, device, seed, progress, read)
+
+    return share(output, False, job)
+
+
+def _encode(
+    work: Work,
+    inputs: Sequence[str],
+    model: str,
+    refine: int,
+    batch_size: int,
+    device: str,
+    seed: int,
+    progress: bool,
+    read: ReadOptions,
+) -> int:
     torch.manual_seed(seed)
-    loaded = api.load(model, device, batch_size)
+    loaded = api.load(model, work.ranks.device(device), batch_size)
     tally = Tally("encoded")
     ids: list[str] = []
     latents: list[Tensor] = []
-    found = iter_crystals(inputs, reading_for(read, loaded), progress=False)
-    with progress_bar("encoding", progress) as bar:
+    found = work.read(inputs, reading_for(read, loaded))
+    loaded.refinement(refine)  # refuses what cannot be refined
+    with progress_bar("encoding", progress and work.ranks.speaks) as bar:
         for rows in batches_of_rows(found, batch_size, tally):
             crystals = batch_of_rows(rows, loaded)
-            latent = loaded.encode(crystals).float().cpu()
+            latent = loaded.encode(crystals, refine).float().cpu()
             finite = latent.isfinite().all(-1)
             latents.append(latent[finite])
             reasons = loaded.refusals(crystals)
@@ -155,8 +213,8 @@ def encode_files(
             bar.update(len(rows))
     tally.done = len(ids)
     together = torch.cat(latents) if latents else torch.zeros(0, loaded.latent_dim)
-    Latents(tuple(ids), together.numpy()).save(output)
-    return tally.finish(output)
+    work.save_latents(Latents(tuple(ids), together.numpy()))
+    return work.finish(tally)
 
 
 def decode_files(
@@ -213,6 +271,7 @@ def _write(
     sources: Sequence[tuple[str, int | None, str]],
     tally: Tally,
     reasons: Sequence[str | None] | None = None,
+    faults: Sequence[int] | None = None,
 ) -> None:
     agrees = None if found.count_agrees is None else found.count_agrees.tolist()
     confidence = found.confidence.tolist()
@@ -223,7 +282,8 @@ def _write(
             tally.rejected.append(Rejected(source, row, name, reason))
             continue
         said = "" if agrees is None else str(agrees[i]).lower()
-        writer.write(
-            name, structure, dict(zip(COLUMNS, (round(confidence[i], 4), said), strict=True))
-        )
+        beside: dict[str, Any] = dict(zip(COLUMNS, (round(confidence[i], 4), said), strict=True))
+        if faults is not None:
+            beside[FAULTS] = faults[i]
+        writer.write(name, structure, beside)
         tally.done += 1

@@ -90,6 +90,11 @@ class ModulatedMLP(nn.Module):
             hidden = hidden + contract(inner)
         return self.leave(hidden)
 
+    @property
+    def latent_weights(self) -> Float[Tensor, "c l"]:
+        """By which the latent enters."""
+        return self.modulation.weight
+
 
 class PointNorm(nn.BatchNorm1d):
     """Batch normalisation over all but the last dimension.
@@ -121,6 +126,7 @@ class ConcatMLP(nn.Module):
         self, latent_dim: int, query_dim: int, widths: Sequence[int], out_features: int
     ) -> None:
         super().__init__()
+        self.latent_dim = latent_dim
         inputs = [latent_dim, *widths[:-1]]
         self.layers = nn.ModuleList(
             nn.Linear(n + query_dim, m) for n, m in zip(inputs, widths, strict=True)
@@ -141,6 +147,12 @@ class ConcatMLP(nn.Module):
             both = F.linear(hidden, own, layer.bias) + F.linear(features, query)  # type: ignore[arg-type]
             hidden = norm(torch.relu(both))
         return self.leave(hidden)
+
+    @property
+    def latent_weights(self) -> Float[Tensor, "c l"]:
+        """By which the latent enters."""
+        first: nn.Linear = self.layers[0]  # type: ignore[assignment]
+        return first.weight[:, : self.latent_dim]
 
 
 class FieldDecoder(nn.Module):
@@ -175,8 +187,10 @@ class FieldDecoder(nn.Module):
             raise ValueError("a field decoder needs at least one hidden width")
         self.coordinates = coordinates
         self.features = FourierFeatures(harmonics, harmonic_scale, periodic)
-        kind = {"modulate": ModulatedMLP, "concat": ConcatMLP}[conditioning]
-        self.mlp = kind(latent_dim, self.features.out_features, widths, out_features)
+        kind = ModulatedMLP if conditioning == "modulate" else ConcatMLP
+        self.mlp: ModulatedMLP | ConcatMLP = kind(
+            latent_dim, self.features.out_features, widths, out_features
+        )
 
     def decode(
         self,

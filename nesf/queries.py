@@ -81,12 +81,24 @@ def in_cell_coords(crystals: CrystalBatch, margin: float) -> Float[Tensor, "b n 
 
 
 def uniform_in_cell(
-    lattice: Float[Tensor, "b 3 3"], count: int, generator: torch.Generator, margin: float = 0.0
+    lattice: Float[Tensor, "b 3 3"],
+    count: int,
+    generator: torch.Generator,
+    margin: float = 0.0,
+    draws: int | None = None,
 ) -> Float[Tensor, "b q 3"]:
-    """Points uniform over each cell's volume, Å; over [-margin, 1 - margin) of it."""
-    shape = (lattice.shape[0], count, 3)
+    """Points uniform over each cell's volume, Å; over [-margin, 1 - margin) of it.
+
+    Args:
+        lattice: (B, 3, 3) cell vectors, Å.
+        count: points in each cell.
+        generator: draws them.
+        margin: see above.
+        draws: 1 for the same fractions in every cell, by default B.
+    """
+    shape = (lattice.shape[0] if draws is None else draws, count, 3)
     frac = torch.rand(shape, generator=generator, device=lattice.device, dtype=lattice.dtype)
-    return frac_to_cart(frac - margin, lattice)
+    return frac_to_cart((frac - margin).expand(lattice.shape[0], -1, -1), lattice)
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,8 @@ class CellQueries:
         species: species queries around atoms, each crystal.
         species_width: largest standard deviation of the species queries, Å.
         margin: of the in-cell atoms, see `wrap_frac`; the same as the model's.
+        shared: all crystals of a batch share one draw, so that what one is asked does not depend
+            on the others.
     """
 
     uniform: int = 64
@@ -111,6 +125,7 @@ class CellQueries:
     species: int = 32
     species_width: float = 0.3
     margin: float = 0.02
+    shared: bool = False
 
     def __post_init__(self) -> None:
         for name in ("uniform", "near", "near_width", "species_width"):
@@ -126,7 +141,8 @@ class CellQueries:
     def __call__(self, crystals: CrystalBatch, generator: torch.Generator) -> TrainingQueries:
         """Queries for a batch: one block of each kind, a row a crystal."""
         rows = torch.arange(len(crystals), device=crystals.device)
-        spread = uniform_in_cell(crystals.lattice, self.uniform, generator, self.margin)
+        draws = 1 if self.shared else len(crystals)
+        spread = uniform_in_cell(crystals.lattice, self.uniform, generator, self.margin, draws)
         near = self._around_atoms(crystals, self.near, self.near_width, generator)
         species = self._around_atoms(crystals, self.species, self.species_width, generator)
         return TrainingQueries(
@@ -139,9 +155,9 @@ class CellQueries:
     ) -> Tensor:
         atoms = in_cell_coords(crystals, self.margin)
         device, dtype = atoms.device, atoms.dtype
-        shape = (len(crystals), count)
+        shape = (1 if self.shared else len(crystals), count)
         draw = torch.rand(shape, generator=generator, device=device)
-        index = (draw * crystals.num_atoms.unsqueeze(-1)).long()
+        index = (draw * crystals.num_atoms.unsqueeze(-1)).long()  # (B, Q)
         centre = atoms.gather(1, index.unsqueeze(-1).expand(-1, -1, 3))  # (B, Q, 3)
         sigma = width * torch.rand((*shape, 1), generator=generator, device=device, dtype=dtype)
         return centre + sigma * torch.randn(

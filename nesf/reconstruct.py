@@ -63,6 +63,17 @@ class Reconstruction:
     count_agrees: Bool[Tensor, " b"] | None
     confidence: Float[Tensor, " b"]
 
+    def select(self, index: Int[Tensor, " k"]) -> Reconstruction:
+        """Those at the positions `index`, in that order."""
+        agrees = self.count_agrees
+        return Reconstruction(
+            self.crystals.select(index),
+            self.site_spread[index],
+            self.site_size[index],
+            None if agrees is None else agrees[index],
+            self.confidence[index],
+        )
+
 
 @torch.no_grad()
 def reconstruct(
@@ -250,3 +261,34 @@ def _pack(
         fewer, more = torch.minimum(clear, claimed), torch.maximum(clear, claimed)
         confidence = confidence * fewer / more.clamp_min(1)
     return Reconstruction(crystals, spread, share, agrees, confidence)
+
+
+def join_reconstructions(parts: Sequence[Reconstruction]) -> Reconstruction:
+    """Put reconstructions of one model together, padded to the largest crystal."""
+    if len(parts) == 1:
+        return parts[0]
+    width = max(part.crystals.mask.shape[1] for part in parts)
+
+    def padded(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat([_pad_columns(tensor, width) for tensor in tensors])
+
+    crystals = CrystalBatch(
+        frac_coords=padded([part.crystals.frac_coords for part in parts]),
+        atomic_numbers=padded([part.crystals.atomic_numbers for part in parts]),
+        mask=padded([part.crystals.mask for part in parts]),
+        lattice=torch.cat([part.crystals.lattice for part in parts]),
+        ids=tuple(str(i) for i in range(sum(len(part.crystals) for part in parts))),
+    )
+    agrees = [part.count_agrees for part in parts if part.count_agrees is not None]
+    return Reconstruction(
+        crystals,
+        padded([part.site_spread for part in parts]),
+        padded([part.site_size for part in parts]),
+        torch.cat(agrees) if len(agrees) == len(parts) else None,
+        torch.cat([part.confidence for part in parts]),
+    )
+
+
+def _pad_columns(tensor: Tensor, width: int) -> Tensor:
+    missing = tensor.new_zeros((tensor.shape[0], width - tensor.shape[1], *tensor.shape[2:]))
+    return torch.cat([tensor, missing], dim=1)

@@ -60,3 +60,33 @@ def half_diagonal(lattice: Float[Tensor, "b 3 3"]) -> Float[Tensor, " b"]:
         [[1, 1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1]], dtype=lattice.dtype, device=lattice.device
     )
     return (signs @ lattice).norm(dim=-1).amax(-1) / 2
+
+
+def count_faults(
+    predicted: CrystalBatch,
+    reference: CrystalBatch,
+    tolerance: float = 0.03,
+    lattice_tolerance: float = 0.1,
+) -> Int[Tensor, " b"]:
+    """What is wrong with each prediction, counted; 0 where it is the reference crystal.
+
+    Counts true atoms without a predicted one of their element within `tolerance` as their nearest,
+    atoms too few or too many, and one for a lattice whose vectors differ by more than
+    `lattice_tolerance`. Both crystals are in standard orientation.
+
+    Args:
+        predicted: B crystals.
+        reference: B crystals; predicted fractional coordinates are placed in their cells.
+        tolerance: of an atom's place, Å.
+        lattice_tolerance: of a cell vector, Å.
+    """
+    with full_precision(reference.device):
+        images = NearestImage.of(reference.lattice)
+        found = frac_to_cart(predicted.frac_coords.to(reference.lattice), reference.lattice)
+        offset, index = nearest_atoms(reference.cart_coords, found, predicted.mask, images)
+    element = predicted.atomic_numbers.gather(1, index) == reference.atomic_numbers
+    right = element & (offset.norm(dim=-1) <= tolerance) & predicted.mask.any(-1, keepdim=True)
+    atoms = (~right & reference.mask).sum(-1)
+    counts = (predicted.num_atoms - reference.num_atoms).abs()
+    apart = (predicted.lattice - reference.lattice).norm(dim=-1).amax(-1)
+    return atoms + counts + ~(apart <= lattice_tolerance)

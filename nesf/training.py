@@ -1,66 +1,25 @@
-"""Training of the neural structure field: one LightningModule, its losses and its optimizer."""
+"""Training of the neural structure field: one LightningModule and its optimizer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nesf.augment import Augmentation
 from nesf.autoencoder import NeSF
-from nesf.checkpoint import model_entry
+from nesf.checkpoint import begin_with, model_entry
 from nesf.crystal import CrystalBatch, standardised
-from nesf.encoder import cell_features
-from nesf.geometry import NearestImage
-from nesf.losses import (
-    elements_loss,
-    scaled_distance_loss,
-    species_loss,
-    squared_distance_loss,
-)
+from nesf.objective import LossOptions, loss_parts, total_loss
 from nesf.optimizer import MuonAdamW
 from nesf.progress import training_progress
-from nesf.queries import CellQueries, PublishedQueries, QueryBlock, field_target
+from nesf.queries import CellQueries, PublishedQueries
 from nesf.random import generator_for
 from nesf.scored_module import ScoredModule
-
-
-@dataclass(frozen=True)
-class LossOptions:
-    """Weights of the parts of the loss.
-
-    Attributes:
-        position_kind: `scaled` (error over 0.1 Å + half the distance) or `squared` (published).
-        position: weight of the position field's loss.
-        species: of the species field's cross-entropy.
-        cell: of the lattice head's loss.
-        cell_kind: `huber` on scaled lengths and angles, or `squared` on Å and radians (published).
-        count: of the count head's cross-entropy.
-        elements: of the elements head's binary cross-entropy.
-    """
-
-    position_kind: Literal["scaled", "squared"] = "scaled"
-    position: float = 1.0
-    species: float = 0.2
-    cell: float = 1.0
-    cell_kind: Literal["huber", "squared"] = "huber"
-    count: float = 0.1
-    elements: float = 0.02
-
-    def __post_init__(self) -> None:
-        for name in ("position", "species", "cell", "count", "elements"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a weight of 0 or more, not {getattr(self, name)}")
-        if self.position_kind not in ("scaled", "squared"):
-            raise ValueError(f"position_kind is scaled or squared, not {self.position_kind}")
-        if self.cell_kind not in ("huber", "squared"):
-            raise ValueError(f"cell_kind is huber or squared, not {self.cell_kind}")
 
 
 @dataclass(frozen=True)
@@ -178,6 +137,8 @@ class FieldTraining(ScoredModule):
         losses: weights of the loss.
         optimizer: optimizer and schedule.
         seed: of augmentation and queries.
+        initial: begin with the weights of this model: a run folder, a `.safetensors` or `.ckpt`
+            file, or a shipped name.
         reconstruct_every: reconstruct validation crystals every so many epochs, and at the run's
             end; 0 never.
         reconstruct_count: validation crystals to reconstruct, over all ranks about so many.
@@ -188,18 +149,25 @@ class FieldTraining(ScoredModule):
         model: NeSF,
         queries: CellQueries | PublishedQueries = CellQueries(),  # noqa: B008 frozen
         augmentation: Augmentation = Augmentation(),  # noqa: B008 frozen
-        losses: LossOptions = LossOptions(),
+        losses: LossOptions = LossOptions(),  # noqa: B008 frozen
         optimizer: OptimizerOptions = OptimizerOptions(),
         seed: int = 0,
+        initial: str | None = None,
         reconstruct_every: int = 5,
         reconstruct_count: int = 128,
     ) -> None:
         super().__init__()
         self.model = model
+        self.initial = initial
         self.queries, self.augmentation = queries, augmentation
         self.losses, self.optimizer_options = losses, optimizer
         self.seed = seed
         self.reconstruct_every, self.reconstruct_count = reconstruct_every, reconstruct_count
+
+    def setup(self, stage: str) -> None:
+        """Take over the initial weights; those of a checkpoint to go on from come later."""
+        if stage == "fit" and self.initial is not None:
+            begin_with(self.model, self.initial)
 
     def training_step(self, batch: CrystalBatch, batch_idx: int) -> Tensor:
         """One step: change the crystals, ask the fields, sum the losses."""
@@ -209,70 +177,14 @@ class FieldTraining(ScoredModule):
         crystals = self.augmentation(standardised(batch), generator)
         parts = self.loss_parts(crystals, generator)
         self.log_dict({f"train/{k}": v for k, v in parts.items()}, batch_size=len(batch))
-        total = self.total_loss(parts)
+        total = total_loss(parts, self.losses)
         self.log("train/loss", total, prog_bar=True, batch_size=len(batch))
         return total
 
     def loss_parts(self, crystals: CrystalBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """The unweighted parts of the loss, and the mean position error (`position_error`, Å)."""
+        """The unweighted parts of the loss, see `nesf.objective.loss_parts`."""
         asked = self.queries(crystals, generator)
-        latent = self.model.encode(crystals)
-        position, error = self._position_loss(asked.position, crystals, latent)
-        heads = self.model.heads(latent)
-        count = crystals.num_atoms.clamp_max(self.model.max_atoms)
-        return {
-            "position": position,
-            "position_error": error,
-            "species": self._species_loss(asked.species, crystals, latent),
-            "cell": self._cell_loss(heads.cell, crystals),
-            "count": F.cross_entropy(heads.count, count),
-            "elements": elements_loss(heads.elements, crystals.species, crystals.mask),
-        }
-
-    def total_loss(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of the parts."""
-        names = ("position", "species", "cell", "count", "elements")
-        return torch.stack([getattr(self.losses, name) * parts[name] for name in names]).sum()
-
-    def _position_loss(
-        self, blocks: tuple[QueryBlock, ...], crystals: CrystalBatch, latent: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        loss = scaled_distance_loss if self.losses.position_kind == "scaled" else (
-            squared_distance_loss
-        )  # fmt: skip
-        losses, errors, sizes = [], [], []
-        for block in blocks:
-            cell = crystals.lattice[block.crystal]
-            target = field_target(block, crystals, self.model.margin, self._images(cell))
-            predicted = self.model.position_decoder(latent[block.crystal], block.query, cell)
-            losses.append(loss(predicted, target.offset))
-            errors.append((predicted - target.offset).detach().norm(dim=-1).mean())
-            sizes.append(target.species.numel())
-        share = torch.tensor(sizes, device=latent.device, dtype=torch.float32)
-        share = share / share.sum()
-        return (torch.stack(losses) * share).sum(), (torch.stack(errors) * share).sum()
-
-    def _species_loss(
-        self, blocks: tuple[QueryBlock, ...], crystals: CrystalBatch, latent: Tensor
-    ) -> Tensor:
-        losses = []
-        for block in blocks:
-            cell = crystals.lattice[block.crystal]
-            target = field_target(block, crystals, self.model.margin, self._images(cell))
-            logits = self.model.species_decoder(latent[block.crystal], block.query, cell)
-            losses.append(species_loss(logits, target.species))
-        return torch.stack(losses).mean()
-
-    def _images(self, lattice: Tensor) -> NearestImage | None:
-        return NearestImage.of(lattice) if self.model.periodic else None
-
-    def _cell_loss(self, predicted: Tensor, crystals: CrystalBatch) -> Tensor:
-        target = cell_features(crystals.lattice)
-        if self.losses.cell_kind == "huber":
-            return F.smooth_l1_loss(predicted, target, beta=0.02)
-        # published: MSE of lengths in Å plus MSE of angles in radians
-        error = (predicted - target).square()
-        return 25 * error[:, :3].mean() + error[:, 3:].mean()
+        return loss_parts(self.model, crystals, self.model.encode(crystals), asked, self.losses)
 
     def validation_step(self, batch: CrystalBatch, batch_idx: int) -> None:
         """The loss on fixed queries, and every so often a reconstruction."""
@@ -281,7 +193,7 @@ class FieldTraining(ScoredModule):
         )
         crystals = standardised(batch)
         parts = self.loss_parts(crystals, generator)
-        total = self.total_loss(parts)
+        total = total_loss(parts, self.losses)
         logged = {f"val/{k}": v for k, v in parts.items()} | {"val/loss": total}
         self.log_mean(logged, len(batch))
         if self.reconstructs(batch_idx):

@@ -1,4 +1,4 @@
-"""`nesf data ...`, `evaluate` and `report`: the commands that need no model.
+"""`nesf data ...`, `evaluate` and `export`: the commands that run no model.
 
 Each is a plain function that returns its exit code. What does the work is imported by the
 function, so that asking for help stays quick.
@@ -19,6 +19,7 @@ def pack_files(
     inputs: Sequence[str],
     output: str,
     shard: str | None = None,
+    held_out: list[str] | None = None,
     progress: bool = True,
     read: ReadOptions = ReadOptions(),  # noqa: B008 (frozen)
 ) -> int:
@@ -30,12 +31,14 @@ def pack_files(
         output: the packed set, a .nesf file.
         shard: I/N packs every N-th row, beginning with the I-th (I from 1 to N); `nesf data join`
             puts the N parts together.
+        held_out: files of crystals that training must not see; they are left out of the set
+            whatever their id and cell, and listed with the rejected rows.
         progress: show a progress bar.
         read: reading
     """
     from nesf.data.packed import pack
 
-    report = pack(inputs, output, read, parse_shard(shard), progress)
+    report = pack(inputs, output, read, parse_shard(shard), progress, held_out or ())
     print(f"{report.packed} packed, {report.rejected} rejected: {report.path}")
     return _list_rejected(report.rejected, report.rejected_path)
 
@@ -172,6 +175,27 @@ def evaluate_files(
         workers=workers,
         seed=seed,
     )
+
+
+def export_model(model: str, output: str, half: bool = False) -> int:
+    """Write a trained model as one file to share: configuration, weights, and a sha256 beside it.
+
+    Args:
+        model: a run folder, a checkpoint (.ckpt, .safetensors) or a shipped name.
+        output: the file, its suffix .safetensors.
+        half: weights as float16, at half the size; they are loaded as float32.
+    """
+    from nesf.checkpoint import find_model, read_model, save_model
+
+    if not output.endswith(".safetensors"):
+        raise InputError(f"the output is {output}; give a file with the suffix .safetensors")
+    content = read_model(find_model(model))
+    weights = content.state_dict
+    if half:
+        weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
+    save_model(output, content.model, weights, content.metadata)
+    print(f"{sum(v.numel() for v in weights.values()):,} numbers: {output}")
+    return 0
 
 
 def _list_rejected(count: int, path: Path | None) -> int:

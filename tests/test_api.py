@@ -180,9 +180,17 @@ def test_models_without_fields_say_so(structures):
         def encode(self, crystals):
             return crystals.lattice.flatten(1)
 
+        def decode(self, latent, options=None):
+            raise NotImplementedError
+
     model = Model(Blind())
     with pytest.raises(InputError, match="Blind has no position"):
         model.position_field(model.encode(structures))
+
+
+def test_a_network_that_makes_no_crystals_is_refused():
+    with pytest.raises(InputError, match="a Linear makes no crystals"):
+        Model(nn.Linear(2, 2))
 
 
 def test_names_at_the_top():

@@ -1,0 +1,170 @@
+"""Ranks as processes that start quickly: forked, parsing and matching in the process itself."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PRELOAD = [
+    "pytest",
+    "jsonargparse",
+    "docstring_parser",
+    "moyopy",
+    "pymatgen.io.cif",
+    "pymatgen.core.structure_matcher",
+    "eval.evaluate",
+    "nesf.cli_parser",
+    "nesf.commands",
+    "nesf.data.parsing",
+    "nesf.verbs",
+]
+LIMIT_S = 240  # on a machine that is busy with other things
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a rank ended: exit code (minus the signal that killed it), what it said, and when."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+def torchrun(rank: int, size: int) -> dict[str, str]:
+    """What torchrun tells a rank."""
+    return {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
+
+
+def srun(rank: int, size: int) -> dict[str, str]:
+    """What SLURM's srun tells a rank of a step that is smaller than its job."""
+    return {
+        "SLURM_STEP_ID": "0",
+        "SLURM_PROCID": str(rank),
+        "SLURM_STEP_NUM_TASKS": str(size),
+        "SLURM_NTASKS": str(size + 3),
+        "SLURM_LOCALID": str(rank),
+    }
+
+
+def answers(function: str, items: Any, *, config: Any, **_: Any) -> Iterator[tuple[Any, Any]]:
+    """`map_in_workers` in this process."""
+    from nesf.data.workers import Failure
+
+    module, name = function.split(":")
+    call = getattr(importlib.import_module(module), name)
+    for item, payload in items:
+        try:
+            yield item, None if payload is None else call(payload, config)
+        except Exception as error:
+            yield item, Failure(str(error))
+
+
+def run_rank(
+    argv: Sequence[str], log: Path, environment: dict[str, str], strike: tuple[int, int] | None
+) -> None:
+    """Run `nesf ARGV` in this process; `strike` sends it a signal before its n-th crystal."""
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(log.with_suffix(f".{name}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.environ.update(environment)
+    import eval.matching
+    import nesf.data.readers
+    from nesf import model_config
+    from nesf.cli import main
+    from nesf.data.writers import StreamWriter
+
+    nesf.data.readers.map_in_workers = eval.matching.map_in_workers = answers
+    model_config.TRUSTED_PREFIXES = ("nesf.", "stand_in_model.")
+    if strike is not None:
+        write, (number, left) = StreamWriter.write, strike
+
+        def struck(self: StreamWriter, *arguments: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), number)
+                time.sleep(60)  # a signal that is handled interrupts it
+            write(self, *arguments)
+
+        StreamWriter.write = struck  # type: ignore[method-assign]
+    code = main(argv)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+class Ranks:
+    """Starts `nesf` as N ranks, or in one process.
+
+    Args:
+        context: of multiprocessing.
+        folder: for logs.
+    """
+
+    def __init__(self, context: Any, folder: Path) -> None:
+        self.context, self.folder = context, folder
+
+    def __call__(
+        self,
+        size: int,
+        *argv: object,
+        patience_s: float = 30.0,
+        launcher: Any = torchrun,
+        strikes: dict[int, tuple[int, int]] | None = None,
+        others: dict[int, Sequence[object]] | None = None,
+        absent: Sequence[int] = (),
+    ) -> list[Ended]:
+        """Run ranks to their end.
+
+        Args:
+            size: how many.
+            argv: the words after `nesf`.
+            patience_s: how long they wait for each other.
+            launcher: what their environment is.
+            strikes: by rank, a signal and the crystals that are written before it.
+            others: by rank, other words than `argv`.
+            absent: ranks that are not started.
+        """
+        begun = time.monotonic()
+        processes = {}
+        for rank in range(size):
+            if rank in absent:
+                continue
+            words = [str(word) for word in (others or {}).get(rank, argv)]
+            environment = launcher(rank, size) if size > 1 else {}
+            environment |= {"NESF_RANK_PATIENCE_S": str(patience_s)}
+            log, strike = self.folder / f"rank{rank}", (strikes or {}).get(rank)
+            processes[rank] = self.context.Process(
+                target=run_rank, args=(words, log, environment, strike)
+            )
+            processes[rank].start()
+        ended = {}
+        while len(ended) < len(processes):
+            for rank, process in processes.items():
+                if rank not in ended and process.exitcode is not None:
+                    ended[rank] = time.monotonic() - begun
+            if time.monotonic() - begun > LIMIT_S:
+                for process in processes.values():
+                    process.kill()
+                pytest.fail(f"ranks {sorted(processes.keys() - ended)} hang")
+            time.sleep(0.02)
+        return [
+            Ended(process.exitcode, *self._said(rank), ended[rank])
+            for rank, process in processes.items()
+        ]
+
+    def _said(self, rank: int) -> tuple[str, str]:
+        log = self.folder / f"rank{rank}"
+        return log.with_suffix(".out").read_text(), log.with_suffix(".err").read_text()
+
+
+KILL = int(signal.SIGKILL)
+TERM = int(signal.SIGTERM)

@@ -1,0 +1,214 @@
+"""Latents fitted to their crystals: each for itself, by the decoder alone, never for the worse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from crystals import random_crystals
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pymatgen.core import Lattice, Structure
+from stand_in_model import StandIn
+
+import nesf
+from nesf.api import Model
+from nesf.autoencoder import NeSF
+from nesf.crystal import CrystalBatch, standardised
+from nesf.errors import InputError
+from nesf.exact import exact_fields
+from nesf.objective import loss_parts, total_loss
+from nesf.queries import CellQueries
+from nesf.random import generator_for
+from nesf.reconstruct import Reconstruction, reconstruct
+from nesf.refine import Descent, RefineOptions, refine_latents, whitened
+
+QUICK = RefineOptions(steps=20, check_every=10)
+
+
+@pytest.fixture(scope="module")
+def model() -> NeSF:
+    torch.manual_seed(0)
+    widths = {"position_widths": [32, 32], "species_widths": [32]}
+    small = NeSF(latent_dim=16, max_atoms=8, encoder_width=32, **widths)
+    return small.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def crystals() -> CrystalBatch:
+    return standardised(random_crystals(3, 5, 4, torch.float32))
+
+
+def loss(model: NeSF, crystals: CrystalBatch, latent: torch.Tensor) -> float:
+    queries = CellQueries(uniform=256, near=256, species=128)
+    asked = queries(crystals, generator_for(7, "other queries"))
+    parts = loss_parts(model, crystals, latent, asked, QUICK.losses)
+    return float(total_loss(parts, QUICK.losses))
+
+
+def exactly(crystals: CrystalBatch) -> Reconstruction:
+    return reconstruct(exact_fields(crystals))
+
+
+def test_the_loss_falls_and_the_weights_stay(model: NeSF, crystals: CrystalBatch) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    latent = model.encode(crystals)
+    options = RefineOptions(steps=80)
+    descent = Descent(model, crystals, latent, options)
+    for _ in range(options.steps):
+        descent.advance()
+    # an untrained decoder can say little, whatever its latent
+    assert loss(model, crystals, descent.latent) < 0.95 * loss(model, crystals, latent)
+    assert not descent.latent.requires_grad
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_crystal_alone_and_among_others(model: NeSF, crystals: CrystalBatch) -> None:
+    def descend(part: CrystalBatch) -> torch.Tensor:
+        descent = Descent(model, part, model.encode(part), QUICK)
+        for _ in range(5):
+            descent.advance()
+        return descent.latent
+
+    together = descend(crystals)
+    for i in range(len(crystals)):
+        alone = descend(crystals.select([i]))
+        torch.testing.assert_close(alone[0], together[i], atol=2e-2, rtol=2e-2)
+    assert not torch.allclose(together, model.encode(crystals), atol=2e-2)
+
+
+def test_what_decodes_to_its_crystal_is_left_alone(model: NeSF, crystals: CrystalBatch) -> None:
+    latent = model.encode(crystals)
+    refined = refine_latents(model, crystals, latent, lambda _: exactly(crystals), QUICK)
+    assert torch.equal(refined.latent, latent)
+    assert refined.faults.tolist() == refined.steps.tolist() == [0] * len(crystals)
+
+
+def test_the_fewest_faults_win(model: NeSF, crystals: CrystalBatch) -> None:
+    """Decoded well, then badly for some: these keep what they had."""
+    latent = model.encode(crystals)
+    calls = []
+
+    def decode(z: torch.Tensor) -> Reconstruction:
+        calls.append(len(z))
+        lost = crystals.mask.clone()
+        lost[:, 1:] = False
+        # first one atom is of another element; later all but one are missing, or all is well
+        if len(calls) == 1:
+            numbers = crystals.atomic_numbers.clone()
+            numbers[:, 0] = numbers[:, 0] % 94 + 1
+            return exactly(crystals.replace(atomic_numbers=numbers))
+        found = crystals.select(range(1, len(crystals))) if len(z) < len(crystals) else crystals
+        mask = lost[-len(found) :].clone()
+        mask[-1] = crystals.mask[-1]
+        return exactly(found.replace(mask=mask))
+
+    refined = refine_latents(
+        model, crystals, latent, decode, RefineOptions(steps=10, check_every=10)
+    )
+    several = crystals.num_atoms > 1
+    assert several[:-1].any()
+    assert refined.faults[-1] == 0  # all was well with the last one
+    assert not torch.equal(refined.latent[-1], latent[-1])
+    for i in range(len(crystals) - 1):
+        if crystals.num_atoms[i] > 2:
+            assert refined.faults[i] == 1
+            assert torch.equal(refined.latent[i], latent[i])
+            found = refined.found.crystals
+            assert int(found.num_atoms[i]) == int(crystals.num_atoms[i])
+    assert (refined.steps == 10).all()
+
+
+def test_what_is_done_leaves(model: NeSF, crystals: CrystalBatch) -> None:
+    """Of five crystals one comes right at each check."""
+    sizes = []
+
+    def decode(z: torch.Tensor) -> Reconstruction:
+        sizes.append(len(z))
+        part = crystals.select(range(len(crystals) - len(z), len(crystals)))
+        numbers = part.atomic_numbers % 94 + 1
+        if len(sizes) > 1:
+            numbers[0] = part.atomic_numbers[0]
+        return exactly(part.replace(atomic_numbers=numbers))
+
+    options = RefineOptions(steps=12, check_every=3)
+    refined = refine_latents(model, crystals, model.encode(crystals), decode, options)
+    assert sizes == [5, 5, 4, 3, 2]
+    assert refined.steps.tolist() == [3, 6, 9, 12, 12]
+    assert (refined.faults == 0).tolist() == [True] * 4 + [False]
+
+
+def test_a_latent_that_was_lost_is_found_again() -> None:
+    model = nesf.load("lcs6")
+    rocksalt = Structure.from_spacegroup(
+        "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3]
+    )
+    crystals = CrystalBatch.from_structures([rocksalt])
+    latent = model.encode(crystals)
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
+    lost = latent + 2 * latent.square().mean().sqrt() * noise
+
+    def refined(steps: int):
+        options = RefineOptions(steps=steps, check_every=50)
+        return refine_latents(model.module, crystals, lost, model.decode_crystals, options)
+
+    assert refined(0).faults > 0
+    assert refined(200).faults == 0
+
+
+@pytest.mark.parametrize("conditioning", ["modulate", "concat"])
+def test_whitening_evens_out_the_decoders_first_answers(conditioning: str) -> None:
+    torch.manual_seed(1)
+    model = NeSF(latent_dim=6, conditioning=conditioning, encoder_width=8, position_widths=[16],
+                 species_widths=[16])  # fmt: skip
+    decoders = (model.position_decoder.mlp, model.species_decoder.mlp)
+
+    def entering(latent: torch.Tensor) -> torch.Tensor:
+        # what the first layer makes of the latent alone
+        if conditioning == "modulate":
+            return torch.cat([mlp.modulation(latent) for mlp in decoders], dim=-1)
+        widths = [mlp.layers[0].weight.shape[1] - 6 for mlp in decoders]
+        padded = [torch.nn.functional.pad(latent, (0, width)) for width in widths]
+        return torch.cat([m.layers[0](x) for m, x in zip(decoders, padded, strict=True)], dim=-1)
+
+    zero = entering(torch.zeros(1, 6))
+    for exponent, spread in ((1.0, 1.0), (0.5, None), (0.0, None)):
+        basis = whitened(model, exponent, ridge=0.0)
+        change = entering(basis.mT) - zero  # row: what a unit step along a basis vector does
+        gram = change @ change.mT
+        off = gram - torch.diag(gram.diagonal())
+        assert float(off.abs().max()) < 1e-3 * float(gram.diagonal().max())
+        sizes = gram.diagonal().sqrt()
+        if spread is not None:
+            assert float(sizes.max() / sizes.min()) == pytest.approx(spread, rel=1e-3)
+        assert float(basis.square().sum(-1).mean()) == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("whitening", 1.5), ("steps", -1), ("check_every", 0), ("rate", 0.0), ("tolerance", -1.0),
+     ("lattice_tolerance", float("nan"))],
+)  # fmt: skip
+def test_options_out_of_range(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        RefineOptions(**{name: value})
+
+
+def test_other_models_have_no_refinement() -> None:
+    model = Model(StandIn())
+    assert model.refinement().steps == 0
+    with pytest.raises(InputError, match="StandIn cannot be refined"):
+        model.encode([Structure(Lattice.cubic(3), ["Fe"], [[0, 0, 0]])], refine=5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_shared_queries_do_not_depend_on_the_batch(seed: int) -> None:
+    crystals = random_crystals(seed, 4, 5)
+    queries = CellQueries(uniform=5, near=6, species=7, shared=True)
+    together = queries(crystals, generator_for(seed))
+    for i in range(len(crystals)):
+        alone = queries(crystals.select([i]), generator_for(seed))
+        for kind in ("position", "species"):
+            (one,), (all_,) = getattr(alone, kind), getattr(together, kind)
+            torch.testing.assert_close(one.query[0], all_.query[i])
