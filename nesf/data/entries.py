@@ -54,7 +54,7 @@ def record_maker(
     structure = next((name for name in ("cif", "structure") if name in columns), None)
     lemat = all(name in columns for name in LEMAT_COLUMNS)
     if structure is None and not lemat:
-        shown = ", ".join(name[:30] for name in columns[:8]) or "nothing"
+        shown = ", ".join(_one_line(name) for name in columns[:8]) or "nothing"
         raise InputError(
             f"{file.path} has no cif column (it has {shown}); name the column of CIF texts cif"
         )
@@ -108,3 +108,8 @@ def scalar_properties(record: dict[str, Any]) -> dict[str, float | str]:
             continue
         properties[name] = value
     return properties
+
+
+def _one_line(name: str) -> str:
+    """A column's name as far as it goes into a sentence: a damaged header holds anything."""
+    return "".join(c if c.isprintable() else " " for c in name[:30])

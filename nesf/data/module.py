@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from nesf.crystal import CrystalBatch
 from nesf.data.packed import PackedSet, PackedTensors, load_or_pack, split_ids
 from nesf.errors import InputError
 from nesf.random import generator_for
+
+_PART = "which input"  # column of the joined set where shares are given
 
 
 class BatchStream:
@@ -130,6 +133,8 @@ class CrystalData(lightning.LightningDataModule):
             crystal once an epoch.
         free_weight: draw a crystal in proportion to 1 + free_weight times the share of its atoms
             that are off the special positions (see `free_share`), which are learned last.
+        shares: for each of the inputs in `train`, its share of the crystals that are drawn; any
+            positive numbers, empty for as many as it has.
         seed: of the order and of the held-out part.
         cache_dir: folder of the cache; the user's cache folder by default.
         properties: columns of numbers that batches carry, as `CrystalBatch.properties`.
@@ -144,6 +149,7 @@ class CrystalData(lightning.LightningDataModule):
         val_fraction: float = 0.05,
         size_weight: float = 0.0,
         free_weight: float = 0.0,
+        shares: Sequence[float] = (),
         seed: int = 0,
         cache_dir: str | None = None,
         properties: Sequence[str] = (),
@@ -153,6 +159,12 @@ class CrystalData(lightning.LightningDataModule):
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
         self.val_fraction = val_fraction
         self.size_weight, self.free_weight = size_weight, free_weight
+        self.shares = tuple(shares)
+        if self.shares and (len(self.shares) != len(self.train) or min(self.shares) <= 0):
+            raise ValueError(
+                f"shares are {list(self.shares)} for {len(self.train)} inputs in train; give one "
+                "positive number for each"
+            )
         self.seed = seed
         self.cache_dir = cache_dir
         self.properties = tuple(properties)
@@ -163,13 +175,14 @@ class CrystalData(lightning.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Pack what is not packed, once, in one process."""
-        for inputs in (self.train, self.val):
-            if inputs:
-                self._load(inputs)
+        inputs = [[one] for one in self.train] if self.shares else [self.train]
+        for some in (*inputs, self.val):
+            if some:
+                self._load(some)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the packed sets, and hold out validation crystals if none are given."""
-        whole = self._load(self.train)
+        whole = self._load_shares() if self.shares else self._load(self.train)
         if self.val:
             self._sets = {"train": whole, "val": self._load(self.val)}
         else:
@@ -198,11 +211,6 @@ class CrystalData(lightning.LightningDataModule):
         """Shuffled batches for this rank, resumable in the middle of an epoch."""
         trainer = self.trainer
         assert trainer is not None
-        weights = None
-        if self.size_weight or self.free_weight:
-            crystals = self._sets["train"]
-            rates = crystals.num_atoms**self.size_weight
-            weights = torch.from_numpy(rates * (1 + self.free_weight * free_share(crystals)))
         self._stream = BatchStream(
             self._tensors("train"),
             self.batch_size,
@@ -210,12 +218,23 @@ class CrystalData(lightning.LightningDataModule):
             lambda: trainer.current_epoch,
             trainer.global_rank,
             trainer.world_size,
-            weights,
+            self._weights(),
         )
         if self._resume is not None:
             self._stream.load_state_dict(self._resume)
             self._resume = None
         return self._stream
+
+    def _weights(self) -> Tensor | None:
+        """(M,) rates at which training crystals are drawn; None where all are visited alike."""
+        if not (self.size_weight or self.free_weight or self.shares):
+            return None
+        crystals = self._sets["train"]
+        rates = crystals.num_atoms**self.size_weight * (1 + self.free_weight * free_share(crystals))
+        if self.shares:
+            part = crystals.numbers(_PART).astype(int)
+            rates = rates * (np.asarray(self.shares) / np.bincount(part, rates))[part]
+        return torch.from_numpy(rates)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training stands in its epoch."""
@@ -242,11 +261,34 @@ class CrystalData(lightning.LightningDataModule):
         progress = sys.stderr.isatty()  # in a log, a progress bar fills pages
         return PackedSet.load(load_or_pack(inputs, cache_dir=cache, progress=progress))
 
+    def _load_shares(self) -> PackedSet:
+        """The training inputs together; of crystals with one id, the first input's."""
+        seen: set[str] = set()
+        parts = []
+        for number, one in enumerate(self.train):
+            crystals = self._load([one])
+            new = [i for i, id_ in enumerate(crystals.ids) if id_ not in seen]
+            if not new:
+                raise InputError(f"every crystal of {one} is in an input before it; leave it out")
+            seen.update(crystals.ids)
+            part = crystals.select(new)
+            column = np.full(len(part), float(number))
+            properties = {**part.properties, _PART: column}
+            parts.append(dataclasses.replace(part, properties=properties))
+        return PackedSet.join(parts)
+
     def _tensors(self, name: str) -> PackedTensors:
         if name not in self._on_device:
-            device = self.trainer.strategy.root_device if self.trainer else "cpu"
-            self._on_device[name] = self._sets[name].tensors(device, properties=self.properties)
+            device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+            self._on_device[name] = self.load_tensors(name, device)
         return self._on_device[name]
+
+    def load_tensors(self, name: str, device: torch.device) -> PackedTensors:
+        """The `train` or `val` set on the training device; called once for each.
+
+        For subclasses that add to what a batch carries.
+        """
+        return self._sets[name].tensors(device, properties=self.properties)
 
     def atoms_range(self) -> tuple[int, int]:
         """Fewest and most atoms in a training crystal."""

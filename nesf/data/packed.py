@@ -73,6 +73,7 @@ def pack(
     options: ReadOptions | None = None,
     shard: tuple[int, int] | None = None,
     progress: bool = True,
+    held_out: Sequence[str | Path] = (),
 ) -> PackReport:
     """Read crystals and write them as one packed set.
 
@@ -83,16 +84,20 @@ def pack(
         shard: (I, N), I from 1 to N: every N-th row of the inputs, beginning with the I-th. The N
             shards hold each row once, and `join_files` makes one set of them.
         progress: show a progress bar.
+        held_out: files of crystals that must not be in the set, under whatever id and in whatever
+            cell (see `nesf.data.held_out`); they are listed with the rejected rows.
 
     Returns:
         Counts, and where rejected rows are listed: `rejected.csv` beside the output, or
         `<name of the output>.rejected.csv` for a shard.
 
     Raises:
-        InputError: an input is missing, no row at all could be read, or the disk says no.
+        InputError: an input is missing, no row at all could be read, a held-out crystal could not
+            be read, or the disk says no.
     """
+    from nesf.data.held_out import HeldOut
     from nesf.data.readers import iter_crystals, write_rejected
-    from nesf.data.records import ReadOptions, Row
+    from nesf.data.records import ReadOptions, Rejected
 
     options = options or ReadOptions()
     output = Path(output)
@@ -104,14 +109,19 @@ def pack(
         "inputs": [str(item) for item in inputs],
         "options": dataclasses.asdict(options),
         "shard": list(shard) if shard else None,
+        "held_out": [str(item) for item in held_out],
     }
+    unseen = HeldOut.read(held_out, options, progress) if held_out else HeldOut([])
 
     def good(results: Iterable[Row | Rejected]) -> Iterator[Row]:
         for result in results:
-            if isinstance(result, Row):
-                yield result
-            else:
+            if isinstance(result, Rejected):
                 rejected.append(result)
+            elif (same := unseen.same_as(result)) is not None:
+                reason = f"it is the held-out crystal {same}"
+                rejected.append(Rejected(result.source, result.row, result.id, reason))
+            else:
+                yield result
 
     found = iter_crystals(inputs, options, progress, where)
     with closing(found), PackedWriter(output, provenance) as writer:  # type: ignore[type-var]

@@ -173,3 +173,49 @@ def test_batches_carry_the_properties_asked_for() -> None:
     for name in ("label", "absent"):
         with pytest.raises(InputError, match=f"no property {name}; they have .*: gap"):
             crystals.tensors(properties=[name])
+
+
+def packed(folder: Path, name: str, seed: int, count: int, prefix: str = "") -> str:
+    crystals = random_crystals(seed, count, max_atoms=3)
+    ids = [f"{prefix}{i}" for i in range(count)]
+    path = folder / f"{name}.nesf"
+    PackedSet.from_batch(crystals.replace(ids=tuple(ids))).save(path)
+    return str(path)
+
+
+def test_each_input_has_its_share(tmp_path: Path) -> None:
+    large, small = packed(tmp_path, "a", 0, 30, "a"), packed(tmp_path, "b", 1, 5, "b")
+    val = packed(tmp_path, "v", 2, 3, "v")
+    data = CrystalData([large, small], [val], shares=[1.0, 3.0], cache_dir=str(tmp_path / "cache"))
+    data.prepare_data()
+    data.setup()
+    weights = data._weights()
+    assert weights is not None
+    of_small = np.array([id_.startswith("b") for id_ in data.set_named("train").ids])
+    assert float(weights[of_small].sum() / weights.sum()) == pytest.approx(0.75)
+    # within an input all alike
+    assert float(weights[of_small].std()) == pytest.approx(0)
+    drawn = BatchStream(tensors_of(35), 5, weights=weights).order(0)
+    assert 0.5 < of_small[drawn.numpy()].mean() < 1  # 35 draws of probability 3/4
+
+
+def test_a_crystal_of_two_inputs_counts_once(tmp_path: Path) -> None:
+    first, again = packed(tmp_path, "a", 0, 6), packed(tmp_path, "b", 1, 9)
+    val = packed(tmp_path, "v", 2, 3, "v")
+    data = CrystalData([first, again], [val], shares=[1.0, 1.0], cache_dir=str(tmp_path / "cache"))
+    data.setup()
+    train = data.set_named("train")
+    assert list(train.ids) == [str(i) for i in range(9)]
+    np.testing.assert_allclose(train.lattice[0], PackedSet.load(first).lattice[0])
+    weights = data._weights()
+    assert weights is not None
+    assert float(weights[:6].sum()) == pytest.approx(float(weights[6:].sum()))
+    data = CrystalData([again, first], [val], shares=[1.0, 1.0], cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(InputError, match=r"every crystal of .*a\.nesf is in an input before it"):
+        data.setup()
+
+
+@pytest.mark.parametrize("shares", [[1.0], [1.0, 0.0], [1.0, -2.0], [1.0, 2.0, 3.0]])
+def test_shares_that_do_not_fit(shares: list[float]) -> None:
+    with pytest.raises(ValueError, match="give one positive number for each"):
+        CrystalData(["a", "b"], shares=shares)
