@@ -22,7 +22,7 @@ from nesf.tally import Tally
 NOT_FINITE = "its latent is not finite"
 NO_ATOMS = "no atom was found in the fields"
 COLUMNS = ("confidence", "count_agrees")  # beside each written crystal
-FAULTS = "faults"  # beside one whose original is known
+KNOWN_COLUMNS = ("faults", "residual")  # beside one whose original is known
 
 Changes = Annotated[Mapping[str, Any], ReconstructOptions]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from nesf import api
 from nesf.command_parts import (
     COLUMNS,
-    FAULTS,
+    KNOWN_COLUMNS,
     NO_ATOMS,
     NOT_FINITE,
     Changes,
@@ -34,7 +34,7 @@ from nesf.errors import InputError
 from nesf.exact import exact_fields
 from nesf.latents import Latents
 from nesf.reconstruct import Reconstruction, ReconstructOptions, reconstruct
-from nesf.scoring import count_faults
+from nesf.scoring import count_faults, residuals
 from nesf.sharded import Work, share
 from nesf.tally import Tally
 
@@ -56,9 +56,10 @@ def reconstruct_files(
 ) -> int:
     """Take crystals through a model and back, or through their own exact fields.
 
-    Beside each crystal stand `confidence` and `count_agrees`, which the fields tell, and `faults`:
-    atoms missed, moved by more than 0.03 Å or of another element, too few or too many, and 1 for
-    a lattice vector off by more than 0.1 Å.
+    Beside each crystal stand `confidence` and `count_agrees`, which the fields tell, and what the
+    original tells: `faults`, the atoms missed, moved by more than 0.03 Å or of another element,
+    those too few or too many, and 1 for a lattice vector off by more than 0.1 Å; and `residual`,
+    the mean distance of its atoms to the nearest ones found, Å.
 
     Args:
         inputs: CIF or POSCAR files, folders, globs or zips of them, tables with a cif column
@@ -128,7 +129,7 @@ def _reconstruct(
     tally = Tally("reconstructed")
     given = work.read(inputs, read)  # finds the files before any is written
     with (
-        work.writer((*COLUMNS, FAULTS)) as writer,
+        work.writer((*COLUMNS, *KNOWN_COLUMNS)) as writer,
         progress_bar("reconstructing", progress and work.ranks.speaks) as bar,
     ):
         tally.skipped = len(writer.done)
@@ -138,8 +139,11 @@ def _reconstruct(
             sources = [(r.source, r.row, r.id) for r in rows]
             found = through(crystals)
             true = standardised(crystals.to(found.crystals.device))
-            faults = count_faults(found.crystals, true).tolist()
-            _write(writer, found, sources, tally, reasons, faults)
+            known = {
+                "faults": count_faults(found.crystals, true).tolist(),
+                "residual": [round(r, 5) for r in residuals(found.crystals, true).tolist()],
+            }
+            _write(writer, found, sources, tally, reasons, known)
             bar.update(len(rows))
     return work.finish(tally)
 
@@ -271,7 +275,7 @@ def _write(
     sources: Sequence[tuple[str, int | None, str]],
     tally: Tally,
     reasons: Sequence[str | None] | None = None,
-    faults: Sequence[int] | None = None,
+    known: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:
     agrees = None if found.count_agrees is None else found.count_agrees.tolist()
     confidence = found.confidence.tolist()
@@ -283,7 +287,6 @@ def _write(
             continue
         said = "" if agrees is None else str(agrees[i]).lower()
         beside: dict[str, Any] = dict(zip(COLUMNS, (round(confidence[i], 4), said), strict=True))
-        if faults is not None:
-            beside[FAULTS] = faults[i]
+        beside |= {name: values[i] for name, values in (known or {}).items()}
         writer.write(name, structure, beside)
         tally.done += 1

@@ -37,6 +37,26 @@ def quick_scores(predicted: CrystalBatch, reference: CrystalBatch) -> QuickScore
     Predicted fractional coordinates are placed in the true cell. A crystal without predicted atoms
     scores half the longest cell diagonal for each of its atoms, each of the wrong species.
     """
+    distance, right = _nearest(predicted, reference)
+    return QuickScores(
+        crystals=torch.tensor(len(reference), device=reference.device),
+        right_counts=(predicted.num_atoms == reference.num_atoms).sum(),
+        atoms=reference.mask.sum(),
+        distance=distance[reference.mask].sum(),
+        wrong_species=(~right & reference.mask).sum(),
+    )
+
+
+def residuals(predicted: CrystalBatch, reference: CrystalBatch) -> Float[Tensor, " b"]:
+    """Mean distance (Å) of each crystal's atoms to the nearest predicted ones, as `quick_scores`."""
+    distance, _ = _nearest(predicted, reference)
+    return (distance * reference.mask).sum(-1) / reference.num_atoms.clamp_min(1)
+
+
+def _nearest(
+    predicted: CrystalBatch, reference: CrystalBatch
+) -> tuple[Float[Tensor, "b n"], Bool[Tensor, "b n"]]:
+    """How far the nearest predicted atom is from each true one (Å), and whether its element is."""
     with full_precision(reference.device):
         images = NearestImage.of(reference.lattice)
         found = frac_to_cart(predicted.frac_coords.to(reference.lattice), reference.lattice)
@@ -44,14 +64,8 @@ def quick_scores(predicted: CrystalBatch, reference: CrystalBatch) -> QuickScore
         farthest = half_diagonal(reference.lattice).unsqueeze(-1)
     some: Bool[Tensor, "b 1"] = predicted.mask.any(-1, keepdim=True)
     distance = torch.where(some, offset.norm(dim=-1), farthest)
-    wrong = (predicted.atomic_numbers.gather(1, index) != reference.atomic_numbers) | ~some
-    return QuickScores(
-        crystals=torch.tensor(len(reference), device=reference.device),
-        right_counts=(predicted.num_atoms == reference.num_atoms).sum(),
-        atoms=reference.mask.sum(),
-        distance=distance[reference.mask].sum(),
-        wrong_species=(wrong & reference.mask).sum(),
-    )
+    right = (predicted.atomic_numbers.gather(1, index) == reference.atomic_numbers) & some
+    return distance, right
 
 
 def half_diagonal(lattice: Float[Tensor, "b 3 3"]) -> Float[Tensor, " b"]:
@@ -80,12 +94,8 @@ def count_faults(
         tolerance: of an atom's place, Å.
         lattice_tolerance: of a cell vector, Å.
     """
-    with full_precision(reference.device):
-        images = NearestImage.of(reference.lattice)
-        found = frac_to_cart(predicted.frac_coords.to(reference.lattice), reference.lattice)
-        offset, index = nearest_atoms(reference.cart_coords, found, predicted.mask, images)
-    element = predicted.atomic_numbers.gather(1, index) == reference.atomic_numbers
-    right = element & (offset.norm(dim=-1) <= tolerance) & predicted.mask.any(-1, keepdim=True)
+    distance, right = _nearest(predicted, reference)
+    right = right & (distance <= tolerance)
     atoms = (~right & reference.mask).sum(-1)
     counts = (predicted.num_atoms - reference.num_atoms).abs()
     apart = (predicted.lattice - reference.lattice).norm(dim=-1).amax(-1)

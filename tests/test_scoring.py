@@ -7,8 +7,9 @@ from crystals import random_crystals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nesf.crystal import CrystalBatch
-from nesf.scoring import half_diagonal, quick_scores
+from nesf.crystal import CrystalBatch, standardised
+from nesf.geometry import cart_to_frac
+from nesf.scoring import count_faults, half_diagonal, quick_scores, residuals
 
 CELLS = np.array(np.meshgrid(*[range(-3, 4)] * 3)).reshape(3, -1).T
 
@@ -112,3 +113,38 @@ def test_scores_are_not_rounded_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         again = quick_scores(found, true)
     assert again.distance == exact.distance
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10000))
+def test_residuals_and_faults_against_loops(seed):
+    true = standardised(random_crystals(seed, 5, 6))
+    found = perturbed(true, seed + 1)
+    means = residuals(found, true)
+    tolerant = count_faults(found, true, tolerance=1e6, lattice_tolerance=1.0)
+    strict = count_faults(found, true, tolerance=1e-6)
+    for i in range(len(true)):
+        _, atoms, total, wrong = by_loops(found.select([i]), true.select([i]))
+        assert float(means[i]) == pytest.approx(total / atoms, abs=1e-5)
+        lost = abs(int(found.num_atoms[i]) - atoms)
+        # however far the nearest atom may be, its element must be right; on the spot none is
+        assert int(tolerant[i]) == wrong + lost
+        assert int(strict[i]) == atoms + lost
+
+
+def test_faults_of_lattice_element_and_place():
+    true = standardised(random_crystals(2, 4, 6))
+    assert count_faults(true, true).tolist() == [0] * 4
+    stretched = true.replace(lattice=true.lattice * 1.2)
+    assert count_faults(stretched, true).tolist() == [1] * 4
+    numbers = true.atomic_numbers.clone()
+    numbers[:, 0] = numbers[:, 0] % 94 + 1
+    assert count_faults(true.replace(atomic_numbers=numbers), true).tolist() == [1] * 4
+    step = cart_to_frac(
+        torch.tensor([[[0.02, 0, 0]]]).to(true.lattice).expand(4, 1, 3), true.lattice
+    )
+    moved = true.replace(frac_coords=true.frac_coords + step)
+    assert count_faults(moved, true).tolist() == [0] * 4
+    assert count_faults(moved, true, tolerance=0.01).tolist() == true.num_atoms.tolist()
+    unknown = true.replace(lattice=true.lattice * float("nan"))
+    assert (count_faults(unknown, true) >= 1).all()
