@@ -34,7 +34,8 @@ class RefineOptions:
 
     Attributes:
         steps: of gradient descent (Adam), at most; 0 leaves the encoder's latents as they are. The
-            rate falls to 0 along a cosine.
+            first quarter is for the many that need little, the rest for the few that need much:
+            the rate falls to 0 along a cosine in each, the second time from half as high.
         check_every: decode after so many steps, and be done with latents that give their crystals.
         rate: of the first step, in units of the latent's root mean square.
         whitening: how far directions are evened out in which the decoders feel the latent more or
@@ -46,7 +47,7 @@ class RefineOptions:
         seed: of the queries.
     """
 
-    steps: int = 400
+    steps: int = 1200
     check_every: int = 50
     rate: float = 0.3
     whitening: float = 0.5
@@ -68,6 +69,15 @@ class RefineOptions:
         for name in ("rate", "tolerance", "lattice_tolerance"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+
+    def rate_at(self, step: int) -> float:
+        """The rate of a step, counted from 0, in units of the latent's root mean square."""
+        first = math.ceil(self.steps / 4)
+        if step < first:
+            done, rate = step / first, self.rate
+        else:
+            done, rate = (step - first) / (self.steps - first), self.rate / 2
+        return rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 @dataclass(frozen=True)
@@ -184,7 +194,7 @@ class Descent:
         (beta1, beta2), gradient = ADAM_BETAS, self._gradient() @ self._basis
         self._mean.lerp_(gradient, 1 - beta1)
         self._square.lerp_(gradient.square(), 1 - beta2)
-        rate = options.rate * 0.5 * (1 + math.cos(math.pi * self.step / options.steps))
+        rate = options.rate_at(self.step)
         self.step += 1
         mean = self._mean / (1 - beta1**self.step)
         square = self._square / (1 - beta2**self.step)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from crystals import random_crystals
@@ -154,6 +156,17 @@ def test_a_latent_that_was_lost_is_found_again() -> None:
 
     assert refined(0).faults > 0
     assert refined(200).faults == 0
+
+
+def test_the_rate_falls_twice() -> None:
+    options = RefineOptions(steps=100, rate=0.4)
+    rates = [options.rate_at(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.4)
+    assert rates[25] == pytest.approx(0.2)
+    assert max(rates[20:25]) < 0.05 > rates[99]
+    falls = [a > b for a, b in pairwise(rates)]
+    assert falls.count(False) == 1
+    assert not falls[24]
 
 
 @pytest.mark.parametrize("conditioning", ["modulate", "concat"])
