@@ -23,10 +23,9 @@ from eval.compare.children import run_child
 from nesf.atomic import atomic_write
 from nesf.data.packed import PackedSet, load_or_pack
 from nesf.errors import InputError, NesfError
-from nesf.run_folder import TRAINING
+from nesf.run_folder import METRICS, TRAINING
 
 PARTS = ("train", "val", "test")
-METRICS = "metrics.json"
 
 
 def read_folds(path: str | Path) -> list[dict[str, list[str]]]:

@@ -49,7 +49,7 @@ def gather(
     reasons: dict[str, str] = {}
     for item in items:
         name, structure = item if isinstance(item, tuple) else (item.id, item.structure)
-        # the reader gives a second crystal of one id a new name and a note
+        # the reader gives a second crystal of one id a new name
         if name in cells or name in reasons or _was_renamed(item):
             where = getattr(item, "source", "the list")
             row = f", row {item.row}" if getattr(item, "row", None) else ""
@@ -73,7 +73,7 @@ def gather(
 
 
 def _was_renamed(item: Any) -> bool:
-    return any("was taken; renamed" in note for note in getattr(item, "notes", ()))
+    return getattr(item, "renamed_from", None) is not None
 
 
 def _refusal(structure: Structure | None) -> str | None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nesf.geometry import NearestImage, reduce_lattice
 from nesf.pairs import radius_pairs
-
-ClusterBackend = Literal["auto", "torch", "torch_cluster", "sklearn"]
+from nesf.reconstruct_options import ClusterBackend
 
 
 def cluster_particles(

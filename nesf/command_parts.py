@@ -6,8 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -16,30 +15,16 @@ from nesf import api
 from nesf.crystal import CrystalBatch
 from nesf.data.records import ReadOptions, Rejected, Row
 from nesf.errors import InputError
-from nesf.reconstruct import ReconstructOptions
+from nesf.reconstruct import Reconstruction, ReconstructOptions
 from nesf.tally import Tally
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 NOT_FINITE = "its latent is not finite"
 NO_ATOMS = "no atom was found in the fields"
 COLUMNS = ("confidence", "count_agrees")  # beside each written crystal
 KNOWN_COLUMNS = ("faults", "residual")  # beside one whose original is known
-
-Changes = Annotated[Mapping[str, Any], ReconstructOptions]
-
-
-def check_arguments(inputs: Sequence[str], output: str, batch_size: int) -> None:
-    """Refuse what cannot work before anything is loaded or written.
-
-    Raises:
-        InputError: the batch size is below 1, or the output lies in an input.
-    """
-    if batch_size < 1:
-        raise InputError(f"the batch size is {batch_size}; give at least 1")
-    target = Path(output).resolve()
-    for name in inputs:
-        source = Path(name).resolve()
-        if source == target or (source.is_dir() and source in target.parents):
-            raise InputError(f"the output {output} lies in the input {name}; give another output")
 
 
 def batches_of_rows(
@@ -72,6 +57,15 @@ def batch_of_rows(rows: Sequence[Row], model: api.Model | None = None) -> Crysta
     values = [row.properties.get(name) for row in rows]
     numbers = [float(v) if isinstance(v, int | float) else float("nan") for v in values]
     return crystals.replace(properties={name: torch.tensor(numbers)})
+
+
+def structures_of(found: Reconstruction) -> Iterator[tuple[Structure, dict[str, Any]]]:
+    """Structures, and what a written crystal says of its reconstruction (`COLUMNS`)."""
+    agrees = None if found.count_agrees is None else found.count_agrees.tolist()
+    confidence = found.confidence.tolist()
+    for i, structure in enumerate(found.crystals.to_structures()):
+        said = "" if agrees is None else str(agrees[i]).lower()
+        yield structure, dict(zip(COLUMNS, (round(confidence[i], 4), said), strict=True))
 
 
 def options_with(base: ReconstructOptions, changes: Mapping[str, Any]) -> ReconstructOptions:

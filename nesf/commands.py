@@ -1,42 +1,18 @@
 """`nesf reconstruct`, `encode` and `decode`: crystals through a model, in files.
 
 Each is a plain function that returns its exit code: 0, or 1 if some crystals failed, which are
-listed in rejected.csv.
+listed in rejected.csv. What does the work, `nesf.through`, is imported by the function, so that
+asking for help stays quick.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
-import torch
-from torch import Tensor
-
-from nesf import api
-from nesf.command_parts import (
-    COLUMNS,
-    KNOWN_COLUMNS,
-    NO_ATOMS,
-    NOT_FINITE,
-    Changes,
-    batch_of_rows,
-    batches_of_rows,
-    changed_options,
-    check_arguments,
-    options_with,
-    progress_bar,
-    reading_for,
-)
-from nesf.crystal import CrystalBatch, standardised
-from nesf.data.records import ReadOptions, Rejected
-from nesf.data.writers import open_writer
+from nesf.arguments import Changes, check_arguments
+from nesf.data.records import ReadOptions
 from nesf.errors import InputError
-from nesf.exact import exact_fields
-from nesf.latents import Latents
-from nesf.reconstruct import Reconstruction, ReconstructOptions, reconstruct
-from nesf.scoring import count_faults, residuals
-from nesf.sharded import Work, share
-from nesf.tally import Tally
 
 
 def reconstruct_files(
@@ -81,71 +57,16 @@ def reconstruct_files(
     if (model is None) == (field is None):
         raise InputError("give either --model NAME|PATH or --field exact")
     check_arguments(inputs, output, batch_size)
+    from nesf.sharded import share
+    from nesf.through import Run, Way, exact_way, model_way, reconstruct_rows
 
-    def job(work: Work) -> int:
-        return _reconstruct(
-            work, inputs, model, periodic, refine, batch_size, device, seed, progress, read, changes
-        )
+    def way(run: Run) -> Way:
+        if model is None:
+            return exact_way(run, periodic, changes)
+        return model_way(run, model, refine, changes)
 
-    return share(output, resume, job)
-
-
-def _reconstruct(
-    work: Work,
-    inputs: Sequence[str],
-    model: str | None,
-    periodic: bool,
-    refine: int | None,
-    batch_size: int,
-    device: str,
-    seed: int,
-    progress: bool,
-    read: ReadOptions,
-    changes: Mapping[str, Any],
-) -> int:
-    torch.manual_seed(seed)
-    device = work.ranks.device(device)
-    through: Callable[[CrystalBatch], Reconstruction]
-    loaded = None if model is None else api.load(model, device, batch_size)
-    if loaded is not None:
-        loaded.refinement(refine)  # refuses what cannot be refined
-        options = changed_options(loaded, changes)
-        read = reading_for(read, loaded)
-
-        def through(crystals: CrystalBatch) -> Reconstruction:
-            return loaded.reconstruct(crystals, options, refine)
-
-    else:
-        target, exact_options = (
-            api.resolve_device(device),
-            options_with(ReconstructOptions(), changes),
-        )
-
-        def through(crystals: CrystalBatch) -> Reconstruction:
-            fields = exact_fields(crystals.to(target), periodic)
-            generator = torch.Generator().manual_seed(seed)
-            return reconstruct(fields, exact_options, crystals.ids, generator)
-
-    tally = Tally("reconstructed")
-    given = work.read(inputs, read)  # finds the files before any is written
-    with (
-        work.writer((*COLUMNS, *KNOWN_COLUMNS)) as writer,
-        progress_bar("reconstructing", progress and work.ranks.speaks) as bar,
-    ):
-        tally.skipped = len(writer.done)
-        for rows in batches_of_rows(given, batch_size, tally, skip=writer.done):
-            crystals = batch_of_rows(rows, loaded)
-            reasons = loaded.refusals(crystals) if loaded else [None] * len(rows)
-            sources = [(r.source, r.row, r.id) for r in rows]
-            found = through(crystals)
-            true = standardised(crystals.to(found.crystals.device))
-            known = {
-                "faults": count_faults(found.crystals, true).tolist(),
-                "residual": [round(r, 5) for r in residuals(found.crystals, true).tolist()],
-            }
-            _write(writer, found, sources, tally, reasons, known)
-            bar.update(len(rows))
-    return work.finish(tally)
+    run = Run(batch_size, device, seed, progress)
+    return share(output, resume, lambda work: reconstruct_rows(work, inputs, read, way, run))
 
 
 def encode_files(
@@ -175,50 +96,13 @@ def encode_files(
         read: reading
     """
     check_arguments(inputs, output, batch_size)
+    from nesf.latents import Latents
+    from nesf.sharded import share
+    from nesf.through import Run, encode_rows
+
     Latents.check_path(output)
-
-    def job(work: Work) -> int:
-        return _encode(work, inputs, model, refine, batch_size, device, seed, progress, read)
-
-    return share(output, False, job)
-
-
-def _encode(
-    work: Work,
-    inputs: Sequence[str],
-    model: str,
-    refine: int,
-    batch_size: int,
-    device: str,
-    seed: int,
-    progress: bool,
-    read: ReadOptions,
-) -> int:
-    torch.manual_seed(seed)
-    loaded = api.load(model, work.ranks.device(device), batch_size)
-    tally = Tally("encoded")
-    ids: list[str] = []
-    latents: list[Tensor] = []
-    found = work.read(inputs, reading_for(read, loaded))
-    loaded.refinement(refine)  # refuses what cannot be refined
-    with progress_bar("encoding", progress and work.ranks.speaks) as bar:
-        for rows in batches_of_rows(found, batch_size, tally):
-            crystals = batch_of_rows(rows, loaded)
-            latent = loaded.encode(crystals, refine).float().cpu()
-            finite = latent.isfinite().all(-1)
-            latents.append(latent[finite])
-            reasons = loaded.refusals(crystals)
-            for row, good, reason in zip(rows, finite.tolist(), reasons, strict=True):
-                if good:
-                    ids.append(row.id)
-                else:
-                    told = reason or NOT_FINITE
-                    tally.rejected.append(Rejected(row.source, row.row, row.id, told))
-            bar.update(len(rows))
-    tally.done = len(ids)
-    together = torch.cat(latents) if latents else torch.zeros(0, loaded.latent_dim)
-    work.save_latents(Latents(tuple(ids), together.numpy()))
-    return work.finish(tally)
+    run = Run(batch_size, device, seed, progress)
+    return share(output, False, lambda work: encode_rows(work, inputs, read, model, refine, run))
 
 
 def decode_files(
@@ -246,47 +130,7 @@ def decode_files(
         changes: reconstruction (by default as the model says)
     """
     check_arguments(inputs, output, batch_size)
-    torch.manual_seed(seed)
-    files = [(name, Latents.load(name)) for name in inputs]
-    loaded = api.load(model, device, batch_size)
-    options = changed_options(loaded, changes)
-    for name, content in files:
-        if content.values.shape[1] != loaded.latent_dim:
-            raise InputError(
-                f"the latents in {name} have the length {content.values.shape[1]}, and those of "
-                f"this model {loaded.latent_dim}; decode with the model that encoded them"
-            )
-    tally = Tally("decoded")
-    with open_writer(output, resume, COLUMNS) as writer, progress_bar("decoding", progress) as bar:
-        tally.skipped = len(writer.done)
-        for name, content in files:
-            todo = [i for i, id_ in enumerate(content.ids) if id_ not in writer.done]
-            for start in range(0, len(todo), batch_size):
-                part = todo[start : start + batch_size]
-                found = loaded.decode_crystals(torch.from_numpy(content.values[part]), options)
-                _write(writer, found, [(name, i + 1, content.ids[i]) for i in part], tally)
-                bar.update(len(part))
-    return tally.finish(output)
+    from nesf.through import Run, decode_latents
 
-
-def _write(
-    writer: Any,
-    found: Reconstruction,
-    sources: Sequence[tuple[str, int | None, str]],
-    tally: Tally,
-    reasons: Sequence[str | None] | None = None,
-    known: Mapping[str, Sequence[Any]] | None = None,
-) -> None:
-    agrees = None if found.count_agrees is None else found.count_agrees.tolist()
-    confidence = found.confidence.tolist()
-    for i, structure in enumerate(found.crystals.to_structures()):
-        source, row, name = sources[i]
-        if not len(structure):
-            reason = (reasons[i] if reasons else None) or NO_ATOMS
-            tally.rejected.append(Rejected(source, row, name, reason))
-            continue
-        said = "" if agrees is None else str(agrees[i]).lower()
-        beside: dict[str, Any] = dict(zip(COLUMNS, (round(confidence[i], 4), said), strict=True))
-        beside |= {name: values[i] for name, values in (known or {}).items()}
-        writer.write(name, structure, beside)
-        tally.done += 1
+    run = Run(batch_size, device, seed, progress)
+    return decode_latents(inputs, output, resume, model, changes, run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nesf.errors import InputError
+from nesf.run_folder import MODEL
 
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -39,7 +40,7 @@ def demo(
     from nesf.reporting import report_run
 
     data = make_data(Path(output) / "data", count, max_atoms, seed)
-    if not (Path(output) / "model.safetensors").is_file():
+    if not (Path(output) / MODEL).is_file():
         fit_command(
             [
                 f"--config={config}",

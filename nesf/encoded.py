@@ -1,4 +1,4 @@
-"""Given crystals and their latents: what `nesf.generate` starts from."""
+"""Given crystals and their latents: what new ones are made from."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from nesf import api
+from nesf.arguments import Files, listed
 from nesf.command_parts import NOT_FINITE, batch_of_rows, batches_of_rows, progress_bar, reading_for
 from nesf.data.readers import iter_crystals
 from nesf.data.records import ReadOptions, Rejected, Row
 from nesf.errors import InputError
 from nesf.tally import Tally
-
-Files = list[str] | str | None
 
 
 @dataclass(frozen=True)
@@ -116,14 +114,3 @@ def read_one(file: str, name: str | None, read: ReadOptions) -> Row:
         row = "" if chosen.row is None else f", row {chosen.row}"
         raise InputError(f"{chosen.source}{row}: {chosen.reason}")
     return chosen
-
-
-def split_id(text: str) -> tuple[str, str | None]:
-    """`FILE#ID` as file and id; a plain file has no id."""
-    file, mark, name = text.rpartition("#")
-    return (file, name) if mark and file and name and not Path(text).exists() else (text, None)
-
-
-def listed(files: Files) -> list[str]:
-    """The files of an option that takes one or several."""
-    return [files] if isinstance(files, str) else list(files or ())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import signal
 import sys
@@ -12,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning
 import torch
@@ -24,33 +23,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from nesf.atomic import atomic_write
-from nesf.callbacks import BEST, LAST, MODEL, TRAINING, ProgressLines
 from nesf.checkpoint import read_model, sidecar_path
 from nesf.checkpoint_io import AtomicCheckpointIO
-from nesf.curve import CURVE
 from nesf.errors import CheckpointError, InputError
+from nesf.fit_parser import HELP, FitParser, reason_of
 from nesf.precision import has_fast_bfloat16
+from nesf.progress_lines import ProgressLines
+from nesf.run_folder import BEST, CONFIG, CURVE, LAST, MODEL, TENSORBOARD, TRAINING
 
-TENSORBOARD = "tensorboard"
 TERMINATED = 128 + signal.SIGTERM
-HELP = "; see nesf fit --help"
-# what the parser says beside the reason, when it has tried one type after another
-_BESIDE = re.compile(
-    r"Parser key|Does not validate|Subtypes:|Errors:|Given value|$"
-    r"|Expected a (<class 'NoneType|path)"
-)
-
-
-class FitParser(LightningArgumentParser):
-    """A parser whose every complaint is one sentence."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the complaint.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError(_telling(message) + HELP) from ex
 
 
 class SaveConfig(SaveConfigCallback):
@@ -67,7 +48,7 @@ class SaveConfig(SaveConfigCallback):
             config = self.config.clone()
             config.restart, config.ckpt_path = "no", None
             text = self.parser.dump(config, skip_unset=False, skip_validation=True)
-            with atomic_write(folder / "config.yaml") as file:
+            with atomic_write(folder / CONFIG) as file:
                 file.write(text.encode())
             self.already_saved = True
 
@@ -132,7 +113,7 @@ class FitCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (TypeError, ValueError, MisconfigurationException) as error:
-            raise InputError(f"the configuration does not work: {_telling(str(error))}") from error
+            raise InputError(f"the configuration does not work: {reason_of(str(error))}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
         """The trainer, with atomic checkpoints and the logger in the run folder."""
@@ -158,7 +139,7 @@ class FitCLI(LightningCLI):
         try:
             self.trainer.fit(**kwargs, ckpt_path=self.checkpoint)
         except MisconfigurationException as error:
-            raise InputError(f"the configuration does not work: {_telling(str(error))}") from error
+            raise InputError(f"the configuration does not work: {reason_of(str(error))}") from error
         except SIGTERMException:
             raise SystemExit(TERMINATED) from None
         except SystemExit as stop:
@@ -234,7 +215,7 @@ def find_checkpoint(root: Path, restart: str, ckpt_path: str | None) -> Path | N
 def remove_run(root: Path) -> None:
     """Remove what `nesf fit` wrote into a run folder, and nothing else."""
     model = (MODEL, sidecar_path(root / MODEL).name)
-    for name in (LAST, BEST, *model, TRAINING, CURVE, "config.yaml"):
+    for name in (LAST, BEST, *model, TRAINING, CURVE, CONFIG):
         (root / name).unlink(missing_ok=True)
     if (root / TENSORBOARD).is_dir():
         shutil.rmtree(root / TENSORBOARD)
@@ -285,18 +266,3 @@ def _kind(accelerator: str) -> str:
 @rank_zero_only
 def _say(text: str) -> None:
     print(text, flush=True)
-
-
-def _telling(message: str) -> str:
-    """The key and the reason out of a parser's page about every type that it has tried."""
-    message = message.replace(HELP, "").replace('Parser key "config": ', "")
-    lines = [line.strip(" -") for line in message.splitlines()]
-    reasons = [line for line in lines if not _BESIDE.match(line)]
-    if "Errors:" in lines:
-        reasons = reasons[: 2 if reasons[0].endswith(":") else 1]
-    reason = re.sub(r"(typing\.|<class ')([\w.]+)('>)?", r"\2", " ".join(reasons))
-    keys = ".".join(re.findall(r'Parser key "([^"]+)":$', message, re.MULTILINE))
-    value = re.search(r"^ *Given value: (\S{1,60})$", message, re.MULTILINE)
-    if value and value[1] not in reason.split():
-        reason += f", not {value[1]}"
-    return (f"{keys}: {reason}" if keys else reason).replace("fit.", "").rstrip(".")[:300]

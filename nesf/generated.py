@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from nesf import api
 from nesf.atomic import atomic_write
-from nesf.command_parts import COLUMNS, NO_ATOMS, progress_bar
+from nesf.command_parts import COLUMNS, NO_ATOMS, changed_options, progress_bar, structures_of
 from nesf.data.records import Rejected
 from nesf.data.writer_formats import CsvFormat
 from nesf.data.writers import CrystalWriter, open_writer
 from nesf.errors import InputError
-from nesf.reconstruct import Reconstruction, ReconstructOptions
+from nesf.reconstruct import ReconstructOptions
 from nesf.tally import Tally, rejected_path
+from nesf.wanted import Order, Picture, Wanted
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -28,42 +27,42 @@ if TYPE_CHECKING:
 VALIDITY, STRIP = "validity.csv", "strip.png"
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """One crystal to generate.
+def generate(
+    order: Callable[[api.Model], Order],
+    model: str,
+    output: str,
+    resume: bool,
+    picture: bool,
+    batch_size: int,
+    device: str,
+    seed: int,
+    progress: bool,
+    changes: Mapping[str, Any],
+) -> int:
+    """Load a model, have crystals ordered of it, and make them.
 
-    Attributes:
-        id: of the crystal to be.
-        latent: (L,) what it is decoded from; None where there is none.
-        source: where the latent is from, for the list of what was rejected.
-        row: its row there.
-        reason: why there is no latent.
+    Args:
+        order: says what is wanted of the loaded model.
+        model: a run folder, a checkpoint or a shipped name.
+        output: a folder or a table, as `open_writer` takes it.
+        resume: go on after what is in the output.
+        picture: draw what the order wants to be shown.
+        batch_size: crystals at once.
+        device: cpu, cuda, cuda:0, ... or auto.
+        seed: of PyTorch's generator, where a model draws.
+        progress: show a progress bar.
+        changes: of the model's reconstruction options.
+
+    Returns:
+        The exit code: 0, or 1 if a crystal was rejected.
     """
-
-    id: str
-    latent: Float[Tensor, " l"] | None
-    source: str
-    row: int | None = None
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What the picture strip shows.
-
-    Attributes:
-        panels: in reading order, the label of a panel and its crystal: a generated one's id, or
-            a given Structure.
-        columns: panels in a row.
-    """
-
-    panels: Sequence[tuple[str, str | Structure]]
-    columns: int
-
-    @property
-    def ids(self) -> frozenset[str]:
-        """Of the generated crystals in it."""
-        return frozenset(crystal for _, crystal in self.panels if isinstance(crystal, str))
+    torch.manual_seed(seed)
+    loaded = api.load(model, device, batch_size)
+    options = changed_options(loaded, changes)
+    ordered = order(loaded)
+    tally = Tally("generated", rejected=list(ordered.rejected))
+    run = Generation(loaded, output, tally, options, ordered.known, batch_size)
+    return run.run(ordered.wanted, ordered.picture if picture else None, resume, progress)
 
 
 @dataclass
@@ -137,7 +136,7 @@ class Generation:
 
         latents = [one.latent for one in part if one.latent is not None]
         found = self.model.decode_crystals(torch.stack(latents), self.options) if latents else None
-        crystals = _crystals(found)
+        crystals = iter(()) if found is None else structures_of(found)
         for one in part:
             structure, info = (None, {}) if one.latent is None else next(crystals)
             if not structure:
@@ -174,17 +173,6 @@ class Generation:
             said = row or check_validity(cell).row()
             panels.append(Panel(cell, label, faults(said), framed=row is None))
         draw_strip(path, panels, picture.columns)
-
-
-def _crystals(found: Reconstruction | None) -> Iterator[tuple[Structure, dict[str, Any]]]:
-    """Structures with what a written crystal says of its reconstruction."""
-    if found is None:
-        return
-    agrees = None if found.count_agrees is None else found.count_agrees.tolist()
-    confidence = found.confidence.tolist()
-    for i, structure in enumerate(found.crystals.to_structures()):
-        said = "" if agrees is None else str(agrees[i]).lower()
-        yield structure, dict(zip(COLUMNS, (round(confidence[i], 4), said), strict=True))
 
 
 def _parts(wanted: Sequence[Wanted], size: int) -> Iterator[Sequence[Wanted]]:

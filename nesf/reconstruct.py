@@ -66,10 +66,12 @@ class Reconstruction:
     def select(self, index: Int[Tensor, " k"]) -> Reconstruction:
         """Those at the positions `index`, in that order."""
         agrees = self.count_agrees
+        crystals = self.crystals.select(index)
+        width = crystals.mask.shape[1]  # no more columns than these crystals need
         return Reconstruction(
-            self.crystals.select(index),
-            self.site_spread[index],
-            self.site_size[index],
+            crystals,
+            self.site_spread[index, :width],
+            self.site_size[index, :width],
             None if agrees is None else agrees[index],
             self.confidence[index],
         )

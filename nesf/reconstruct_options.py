@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from nesf.clustering import ClusterBackend
+ClusterBackend = Literal["auto", "torch", "torch_cluster", "sklearn"]
 
 
 @dataclass(frozen=True)

@@ -5,23 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-from tqdm import tqdm
-
-from nesf import api
 from nesf.atomic import atomic_write
 from nesf.commands import reconstruct_files
-from nesf.crystal import CrystalBatch, standardised
-from nesf.data.readers import read_crystals
-from nesf.exact import exact_fields
-from nesf.slices import cell_extent, slice_fields
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
-
-    from eval.charts import FieldSlice
+from nesf.run_folder import METRICS, RECONSTRUCTED, REPORT, TENSORBOARD, TRAINING
 
 
 def report_run(
@@ -52,11 +40,13 @@ def report_run(
         resume: go on with an interrupted reconstruction.
     """
     from eval.evaluate import evaluate
+    from eval.field_slices import field_slices
     from eval.report import CrystalPair, read_history, select_cases, write_report
     from eval.table import format_table
+    from nesf.data.readers import read_crystals
 
     folder = Path(run)
-    output = folder / "reconstructed"
+    output = folder / RECONSTRUCTED
     code = reconstruct_files(
         inputs, str(output), model=run, resume=resume, device=device, seed=seed
     )
@@ -71,7 +61,7 @@ def report_run(
         seed=seed,
         workers=workers,
     )
-    with atomic_write(folder / "metrics.json") as file:
+    with atomic_write(folder / METRICS) as file:
         file.write(json.dumps(metrics, indent=1).encode())
     by_id = {row.id: row.structure for row in truth}
     scores = {row["id"]: row for row in metrics["rows"]}
@@ -81,23 +71,23 @@ def report_run(
     ]
     drawn = [pair.id for pair in pairs if pair.case != "worst"][:slices]
     write_report(
-        folder / "report.html",
+        folder / REPORT,
         title=title or folder.name,
         metrics=metrics,
         summary=_facts(folder, inputs, len(truth)),
-        history=read_history(folder / "tensorboard"),
+        history=read_history(folder / TENSORBOARD),
         pairs=pairs,
-        field_slices=_slices(run, {name: by_id[name] for name in drawn}, device),
+        field_slices=field_slices(run, {name: by_id[name] for name in drawn}, device),
     )
     print(format_table(metrics))
-    print(f"report: {folder / 'report.html'}")
+    print(f"report: {folder / REPORT}")
     return code
 
 
 def _facts(folder: Path, inputs: Sequence[str], count: int) -> dict[str, object]:
     """What stands under the title."""
     facts: dict[str, object] = {"crystals": count, "data": ", ".join(map(str, inputs))}
-    training = folder / "training.json"
+    training = folder / TRAINING
     if training.is_file():
         told: dict[str, Any] = json.loads(training.read_text())
         facts |= {
@@ -110,43 +100,3 @@ def _facts(folder: Path, inputs: Sequence[str], count: int) -> dict[str, object]
             "versions": ", ".join(f"{k} {v}" for k, v in told["versions"].items()),
         }
     return facts
-
-
-def _slices(run: str, crystals: dict[str, Structure], device: str) -> list[FieldSlice]:
-    """A plane through the first atom of each crystal, exact and learned."""
-    from eval.charts import FieldSlice
-
-    model = api.load(run, device)
-    if not hasattr(model.module, "fields"):
-        return []
-    pictures = []
-    for name, structure in tqdm(crystals.items(), desc="slices", delay=2):
-        batch = standardised(CrystalBatch.from_structures([structure], [name])).to(model.device)
-        # in the true cell, so that only the fields differ
-        with torch.inference_mode():
-            learned = model.module.fields(model.module.encode(batch), batch.lattice)
-        exact = exact_fields(batch, learned.periodic, margin=learned.margin)
-        extent = cell_extent(batch.lattice[0])
-        height = float(batch.cart_coords[0, 0, 2])
-        planes = [slice_fields(fields, height, extent) for fields in (exact, learned)]
-        near = (batch.cart_coords[0, :, 2] - height).abs() < 0.3
-        pictures.append(
-            FieldSlice(
-                name=name,
-                title=f"z = {height:.2f} Å",
-                distance_exact=planes[0].distance,
-                distance_learned=planes[1].distance,
-                species_exact=planes[0].atomic_numbers,
-                species_learned=planes[1].atomic_numbers,
-                extent=extent,
-                atoms=[
-                    (float(x), float(y), int(z))
-                    for (x, y, _), z in zip(
-                        batch.cart_coords[0, near].tolist(),
-                        batch.atomic_numbers[0, near].tolist(),
-                        strict=True,
-                    )
-                ],
-            )
-        )
-    return pictures

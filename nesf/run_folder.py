@@ -2,4 +2,8 @@
 
 BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 MODEL, TRAINING = "model.safetensors", "training.json"
-CURVE = "curve.jsonl"
+CONFIG, CURVE, TENSORBOARD = "config.yaml", "curve.jsonl", "tensorboard"
+MODELS = (MODEL, BEST, LAST)  # the best to use first
+
+# what `nesf report` adds
+RECONSTRUCTED, METRICS, REPORT = "reconstructed", "metrics.json", "report.html"

@@ -48,7 +48,7 @@ def quick_scores(predicted: CrystalBatch, reference: CrystalBatch) -> QuickScore
 
 
 def residuals(predicted: CrystalBatch, reference: CrystalBatch) -> Float[Tensor, " b"]:
-    """Mean distance (Å) of each crystal's atoms to the nearest predicted ones, as `quick_scores`."""
+    """Mean distance (Å) of a crystal's atoms to the nearest predicted ones, as `quick_scores`."""
     distance, _ = _nearest(predicted, reference)
     return (distance * reference.mask).sum(-1) / reference.num_atoms.clamp_min(1)
 

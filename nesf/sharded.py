@@ -164,7 +164,7 @@ class RankWork(Work):
                 number = self.ranks.rank + self.rows * self.ranks.size
                 self.rows += 1
                 if isinstance(one, Row):
-                    self.names[number] = _given_id(one)
+                    self.names[number] = one.id_in_file
                     self._refuse_other_inputs(number)
                 elif number in self.done:  # an earlier run could read it
                     continue
@@ -218,12 +218,3 @@ def _digest(files: Sequence[InputFile]) -> str:
     told += [str(file.path.stat().st_size) for file in files[:SIZED_FILES]]
     text = "\n".join(told)
     return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
-
-
-def _given_id(row: Row) -> str:
-    """The id of a row before the reader made it unique among those of this rank."""
-    before, after = "the id ", f" was taken; renamed {row.id}"
-    for note in row.notes:
-        if note.startswith(before) and note.endswith(after):
-            return note.removeprefix(before).removesuffix(after)
-    return row.id

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nesf.data.readers import _unique
+from nesf.data.readers import unique_id
 from nesf.data.records import Rejected
 from nesf.data.writers import CrystalWriter, open_writer
 from nesf.errors import InputError
@@ -192,7 +192,7 @@ class Shards:
                 raise self._misfit(row)
             expected += 1
             if entry.was_read and entry.name is not None:
-                entry = _renamed(entry, _unique(entry.name, taken))
+                entry = _renamed(entry, unique_id(entry.name, taken))
             yield entry
         if expected != total:
             raise self._misfit(f"row {expected + 1} is lost")

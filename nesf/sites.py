@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nesf.clustering import ClusterBackend, cluster_particles
+from nesf.clustering import cluster_particles
 from nesf.fields import CrystalFields
 from nesf.geometry import NearestImage
 from nesf.pairs import radius_pairs
 from nesf.particles import Particles, ask
+from nesf.reconstruct_options import ClusterBackend
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import torch
 from ordinary_user import read_only_folder
 from stand_in_model import Table
 
-from nesf import checkpoint
+from nesf import checkpoint, model_file
 from nesf.atomic import atomic_write
 from nesf.checkpoint import (
     ModelFile,
@@ -309,30 +309,30 @@ def test_foreign_files(tmp_path, model):
 
 def test_newer_and_older_formats(tmp_path, model, monkeypatch):
     path = tmp_path / "m.safetensors"
-    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 7)
+    monkeypatch.setattr(model_file, "FORMAT_VERSION", 7)
     save_model(path, CONFIG, model.state_dict())
     assert read_model(path).format_version == 7
-    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 6)
+    monkeypatch.setattr(model_file, "FORMAT_VERSION", 6)
     with pytest.raises(CheckpointError, match="format 7") as error:
         read_model(path)
     one_sentence(error, "upgrade nesf")
 
-    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 9)
+    monkeypatch.setattr(model_file, "FORMAT_VERSION", 9)
     with pytest.raises(CheckpointError, match="no longer read"):
         read_model(path)
 
     def widen(old: ModelFile) -> ModelFile:
         return dataclasses.replace(old, metadata={"steps": old.metadata.get("steps", 0) + 1})
 
-    monkeypatch.setattr(checkpoint, "UPGRADES", {7: widen, 8: widen})
+    monkeypatch.setattr(model_file, "UPGRADES", {7: widen, 8: widen})
     content = read_model(path)
     assert (content.format_version, content.metadata) == (9, {"steps": 2})
     assert same_weights(load_model(path, trusted_prefixes=TRUSTED), model)
 
 
 def test_upgrades_reach_the_current_format():
-    oldest = min(checkpoint.UPGRADES, default=checkpoint.FORMAT_VERSION)
-    assert set(checkpoint.UPGRADES) == set(range(oldest, checkpoint.FORMAT_VERSION))
+    oldest = min(model_file.UPGRADES, default=model_file.FORMAT_VERSION)
+    assert set(model_file.UPGRADES) == set(range(oldest, model_file.FORMAT_VERSION))
 
 
 @pytest.mark.parametrize("name", ["format_1.safetensors", "format_1.ckpt"])

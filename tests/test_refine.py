@@ -21,7 +21,7 @@ from nesf.exact import exact_fields
 from nesf.objective import loss_parts, total_loss
 from nesf.queries import CellQueries
 from nesf.random import generator_for
-from nesf.reconstruct import Reconstruction, reconstruct
+from nesf.reconstruct import Reconstruction, join_reconstructions, reconstruct
 from nesf.refine import Descent, RefineOptions, refine_latents, whitened
 
 QUICK = RefineOptions(steps=20, check_every=10)
@@ -138,6 +138,17 @@ def test_what_is_done_leaves(model: NeSF, crystals: CrystalBatch) -> None:
     assert sizes == [5, 5, 4, 3, 2]
     assert refined.steps.tolist() == [3, 6, 9, 12, 12]
     assert (refined.faults == 0).tolist() == [True] * 4 + [False]
+
+
+def test_the_columns_are_those_of_the_crystals(crystals: CrystalBatch) -> None:
+    found = exactly(crystals)
+    small = crystals.num_atoms.argmin().reshape(1)
+    part = found.select(small)
+    assert part.site_spread.shape == part.site_size.shape == part.crystals.mask.shape
+    assert part.crystals.mask.shape[1] == int(crystals.num_atoms[small])
+    again = join_reconstructions([part, found])
+    assert again.site_spread.shape == again.crystals.mask.shape
+    torch.testing.assert_close(again.site_spread[1:], found.site_spread)
 
 
 def test_a_latent_that_was_lost_is_found_again() -> None:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.voxel_icsg3d.descriptors import element_features
-from baselines.voxel_icsg3d.graphs import CrystalGraphs, GraphOptions, shell_weights
+from baselines.voxel_icsg3d.graphs import CrystalGraphs
+from baselines.voxel_icsg3d.neighbourhood import GraphOptions, shell_weights
 from nesf.crystal import MAX_ATOMIC_NUMBER
 
 NEGLIGIBLE = 46.0  # exponent whose exponential, 1e-20, is taken for 0

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from baselines.voxel_icsg3d.graphs import GraphOptions, GraphTensors, graph_tensors
+from baselines.voxel_icsg3d.graphs import GraphTensors, graph_tensors
+from baselines.voxel_icsg3d.neighbourhood import GraphOptions
 from nesf.data.module import CrystalData
 from nesf.errors import InputError
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from nesf.run_folder import MODEL
+
 Restart = Literal["auto", "fresh", "no"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")  # it becomes a folder
@@ -269,7 +271,7 @@ class Entry:
     @property
     def weights(self) -> str:
         """What `nesf.load` takes."""
-        return self.model.weights or str(self.run / "model.safetensors")
+        return self.model.weights or str(self.run / MODEL)
 
     @property
     def predictions(self) -> Path:

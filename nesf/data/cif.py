@@ -19,7 +19,7 @@ import numpy as np
 from nesf.data.checks import MAX_FRAC_COORD, check_angle, check_lattice, check_length, nearest_pair
 from nesf.data.cif_blocks import BLOCK, defuse_text_fields
 from nesf.data.elements import numbers_by_symbol
-from nesf.data.parsing import Sites, describe, sites_of, warning_notes
+from nesf.data.parsed import Sites, describe, sites_of, warning_notes
 from nesf.data.records import ReadOptions
 from nesf.errors import InputError
 

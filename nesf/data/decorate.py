@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from nesf.data.recipes import FAMILIES, PNICTIDE_RADII, Recipe
+from nesf.data.recipe import Recipe
+from nesf.data.roles import FAMILIES, PNICTIDE_RADII
 
 if TYPE_CHECKING:
     from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredictor

@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from nesf.data.checks import check_lattice
-from nesf.data.parsing import Sites, atomic_numbers
+from nesf.data.parsed import Sites, atomic_numbers
 from nesf.errors import InputError
 
 # each start is tried once and each value read once, so that no line takes quadratic time

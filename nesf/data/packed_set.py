@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from nesf.data.columns import (
     join_columns,
     offsets_of,
 )
-from nesf.data.container import Spill, read_container, write_container
+from nesf.data.packed_file import read_packed, refuse_duplicates, write_packed
 from nesf.data.packed_tensors import PackedTensors
 from nesf.errors import InputError
 
@@ -75,27 +74,7 @@ class PackedSet:
             InputError: the file is missing, foreign, of another version, truncated or damaged.
         """
         path = Path(path)
-        arrays, meta = read_container(path, verify=verify, mmap=mmap)
-        try:
-            properties: dict[str, Column] = {
-                column["name"]: (
-                    StringColumn(arrays[f"property/{i}/utf8"], arrays[f"property/{i}/offsets"])
-                    if column["kind"] == "string"
-                    else arrays[f"property/{i}"]
-                )
-                for i, column in enumerate(meta["properties"])
-            }
-            packed = PackedSet(
-                frac_coords=arrays["frac_coords"],
-                atomic_numbers=arrays["atomic_numbers"],
-                offsets=arrays["offsets"],
-                lattice=arrays["lattice"],
-                ids=StringColumn(arrays["ids/utf8"], arrays["ids/offsets"]),
-                properties=properties,
-                provenance=meta["provenance"],
-            )
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{path} is not a packed set of crystals; pack it again") from error
+        packed = PackedSet(**read_packed(path, verify, mmap))
         if fault := packed._fault():
             raise InputError(f"{path} is damaged ({fault}); pack it again from its sources")
         return packed
@@ -302,44 +281,6 @@ class PackedSet:
             ids=StringColumn.from_strings(crystals.ids),
             provenance=dict(provenance or {}),
         )
-
-
-def write_packed(
-    path: str | Path,
-    arrays: Mapping[str, np.ndarray | Spill],
-    columns: Mapping[str, np.ndarray | Spill | tuple[np.ndarray | Spill, np.ndarray | Spill]],
-    provenance: Mapping[str, Any],
-) -> None:
-    """Write the file that `PackedSet.load` reads.
-
-    Args:
-        path: the file to create or replace.
-        arrays: frac_coords, atomic_numbers, offsets, lattice, ids/utf8, ids/offsets.
-        columns: properties: numbers, or UTF-8 and offsets of strings.
-        provenance: JSON-able.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    flat = dict(arrays)
-    kinds = []
-    for i, (name, column) in enumerate(columns.items()):
-        if isinstance(column, tuple):
-            kinds.append({"name": name, "kind": "string"})
-            flat[f"property/{i}/utf8"], flat[f"property/{i}/offsets"] = column
-        else:
-            kinds.append({"name": name, "kind": "float"})
-            flat[f"property/{i}"] = column
-    meta = {"properties": kinds, "provenance": dict(provenance)}
-    write_container(Path(path), flat, meta)
-
-
-def refuse_duplicates(ids: Iterable[str]) -> None:
-    """Raise an InputError that names the ids that occur more than once."""
-    repeated = [name for name, count in Counter(ids).items() if count > 1]
-    if repeated:
-        shown = ", ".join(repeated[:5]) + (", ..." if len(repeated) > 5 else "")
-        raise InputError(f"{len(repeated)} ids occur more than once ({shown}); rename the rows")
 
 
 def _as_index(index: Index) -> Int[np.ndarray, " k"]:

@@ -13,7 +13,8 @@ import numpy as np
 
 from nesf.data.columns import Column, StringColumn, column_of
 from nesf.data.container import Spill
-from nesf.data.packed_set import PackedSet, refuse_duplicates, write_packed
+from nesf.data.packed_file import refuse_duplicates, write_packed
+from nesf.data.packed_set import PackedSet
 from nesf.errors import InputError
 
 if TYPE_CHECKING:

@@ -10,36 +10,18 @@ import json
 import re
 import sys
 import warnings
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from nesf.data.checks import check_lattice, check_sites, only_species
+from nesf.data.checks import check_lattice, check_sites
+from nesf.data.parsed import Sites, atomic_numbers, describe, sites_of, warning_notes
 from nesf.data.records import ReadOptions
 from nesf.errors import InputError
 
 SYMPREC = 0.01  # Å, pymatgen's usual tolerance for computed cells
 _MINUS_SIGNS = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-"))
-_SPECIES = re.compile(r"\s*([A-Za-z]{1,3})\s*(?:\d*\.?\d*[+-]|[+-]\d*\.?\d*)?\s*")
-
-
-@dataclass
-class Sites:
-    """An ordered crystal as arrays, and what was noted while reading it.
-
-    Attributes:
-        lattice: (3, 3) cell vectors as rows, Å.
-        atomic_numbers: (N,) atomic numbers.
-        frac_coords: (N, 3) fractional coordinates.
-        notes: one line each.
-    """
-
-    lattice: np.ndarray
-    atomic_numbers: np.ndarray
-    frac_coords: np.ndarray
-    notes: list[str] = field(default_factory=list)
 
 
 def parse(payload: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
@@ -201,83 +183,6 @@ def standard_cell(sites: Sites, options: ReadOptions) -> Sites:
         np.asarray(found.positions, dtype=float).reshape(-1, 3),
         [*sites.notes, f"{options.cell} cell of space group {dataset.number}"],
     )
-
-
-def sites_of(structure: Any, notes: list[str]) -> Sites:
-    """Arrays of a pymatgen Structure; charges are stripped with a note.
-
-    Raises:
-        InputError: a site is disordered or no element.
-    """
-    species = [str(only_species(site)) for site in structure]
-    return Sites(
-        np.array(structure.lattice.matrix, dtype=float),
-        atomic_numbers(species, notes),
-        np.array(structure.frac_coords, dtype=float).reshape(-1, 3),
-        notes,
-    )
-
-
-def atomic_numbers(species: list[Any], notes: list[str]) -> np.ndarray:
-    """Atomic numbers of symbols ("Fe", "Fe3+", "D") or of numbers.
-
-    Args:
-        species: one a site.
-        notes: what was read as something else is added here, once a kind.
-
-    Raises:
-        InputError: something is no element.
-    """
-    numbers = []
-    for name in species:
-        number, note = _atomic_number(name)
-        if note and note not in notes:
-            notes.append(note)
-        numbers.append(number)
-    return np.array(numbers, dtype=int)
-
-
-@lru_cache(maxsize=1024)
-def _atomic_number(name: str | int) -> tuple[int, str | None]:
-    from pymatgen.core import Element
-
-    if isinstance(name, int) and not isinstance(name, bool):
-        if not 1 <= name <= 118:
-            raise InputError(f"no element has the atomic number {name}")
-        return name, None
-    match = _SPECIES.fullmatch(str(name))
-    symbol = match.group(1).capitalize() if match else ""
-    if symbol in ("D", "T"):
-        return 1, f"{symbol} read as H"
-    if not symbol or not Element.is_valid_symbol(symbol):
-        raise InputError(f"{str(name)[:40]} is no element")
-    note = None if str(name).strip().isalpha() else f"charge of {str(name).strip()} dropped"
-    return Element(symbol).Z, note
-
-
-def warning_notes(caught: list[warnings.WarningMessage]) -> list[str]:
-    """What pymatgen warned about, one line each and each once."""
-    notes: dict[str, None] = {}
-    for warning in caught:
-        text = str(warning.message)
-        if issubclass(warning.category, (DeprecationWarning, FutureWarning)):
-            continue
-        if text.startswith("Issues encountered while parsing CIF"):
-            continue  # the others once more
-        notes.setdefault(" ".join(text.split())[:200])
-    return list(notes)
-
-
-def describe(error: BaseException) -> str:
-    """One line about an exception of a library, for a reason in brackets."""
-    text = " ".join(str(error).split())
-    if isinstance(error, KeyError):
-        text = f"{text} is missing"
-    if isinstance(error, (ZeroDivisionError, IndexError)) or not text:
-        text = "it ends too early" if not isinstance(error, MemoryError) else "out of memory"
-    if isinstance(error, MemoryError):
-        raise error  # the worker is done for
-    return text[:200]
 
 
 def _only_species(shares: list[dict[str, Any]]) -> str:

@@ -21,7 +21,8 @@ import numpy as np
 from nesf.data.decorate import decorations
 from nesf.data.packed import ROWS_AT_ONCE, PackedSet, PackedWriter, PackReport
 from nesf.data.prototype_library import prototype_library
-from nesf.data.recipes import RECIPES, Recipe
+from nesf.data.recipe import Recipe
+from nesf.data.recipes import RECIPES
 from nesf.data.records import ReadOptions, Row
 from nesf.data.splits import split_groups
 from nesf.data.workers import Failure, Limits, map_in_workers

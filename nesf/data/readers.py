@@ -31,6 +31,7 @@ __all__ = [
     "check_structure",
     "iter_crystals",
     "read_crystals",
+    "unique_id",
     "write_rejected",
 ]
 
@@ -160,14 +161,21 @@ def _payloads(
 def _row(task: Task, answer: dict[str, Any] | Failure, taken: dict[str, int]) -> Row | Rejected:
     if isinstance(answer, Failure):
         return Rejected(task.source, task.row, task.id, answer.reason)
-    name, notes = _unique(task.id, taken), tuple(answer["notes"])
+    name, notes, renamed_from = unique_id(task.id, taken), tuple(answer["notes"]), None
     if name != task.id:
         notes += (f"the id {task.id} was taken; renamed {name}",)
-    return Row(name, _structure(answer), task.properties, task.source, task.row, notes)
+        renamed_from = task.id
+    structure = _structure(answer)
+    return Row(name, structure, task.properties, task.source, task.row, notes, renamed_from)
 
 
-def _unique(name: str, taken: dict[str, int]) -> str:
-    """The name, or the name with the first free -2, -3, ...; `taken` remembers it."""
+def unique_id(name: str, taken: dict[str, int]) -> str:
+    """The name, or the name with the first free -2, -3, ...
+
+    Args:
+        name: an id as a file has it.
+        taken: remembers the ids that were given out; empty at first.
+    """
     unique, count = name, taken.get(name, 0)
     while unique in taken:
         count += 1

@@ -25,6 +25,7 @@ class Row:
         source: the file (`file.zip/member` in a zip).
         row: its row, data block or frame there, from 1; None where the file holds one crystal.
         notes: what was mended or guessed while reading it.
+        renamed_from: its id in the file, where a row before it has that one; else None.
     """
 
     id: str
@@ -33,6 +34,12 @@ class Row:
     source: str
     row: int | None = None
     notes: tuple[str, ...] = ()
+    renamed_from: str | None = None
+
+    @property
+    def id_in_file(self) -> str:
+        """The id before it was made unique."""
+        return self.id if self.renamed_from is None else self.renamed_from
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from io import BytesIO, FileIO
+from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from nesf.atomic import atomic_write
+from nesf.data.append_file import AppendFile, one_sentence, whole_parts, write_all
 from nesf.data.cif_text import cif_text
 from nesf.data.writer_formats import CsvFormat, ExtxyzFormat, JsonlFormat, RowFormat
 from nesf.errors import InputError
@@ -117,7 +115,7 @@ class StreamWriter(CrystalWriter):
 
     def __init__(self, path: Path, row_format: RowFormat, resume: bool) -> None:
         self.format = row_format
-        self._file = _AppendFile(path, row_format, resume)
+        self._file = AppendFile(path, row_format, resume)
         self.done = frozenset(fields[0] for fields in self._file.found)
 
     def write(self, id: str, structure: Structure, info: dict[str, Any] | None = None) -> None:
@@ -149,11 +147,11 @@ class FolderWriter(CrystalWriter):
         self.path = path
         index = path / "index.csv"
         self._format = CsvFormat(("id", "file"), columns)
-        with _one_sentence(path):
+        with one_sentence(path):
             path.mkdir(parents=True, exist_ok=True)
             if not resume:
                 _clear(path, index)
-        self._index = _AppendFile(index, self._format, resume)
+        self._index = AppendFile(index, self._format, resume)
         self._names = {name.lower() for _, name in self._index.found}
         self.done = frozenset(id for id, name in self._index.found if (path / name).is_file())
 
@@ -162,10 +160,10 @@ class FolderWriter(CrystalWriter):
         info = info or {}
         name = self._file_name(id)
         target, temporary = self.path / name, self.path / f".{name}.tmp"
-        with _one_sentence(target):
+        with one_sentence(target):
             try:
                 with FileIO(temporary, "wb") as file:
-                    _write_all(file, cif_text(structure).encode())
+                    write_all(file, cif_text(structure).encode())
                     os.fsync(file.fileno())
                 temporary.replace(target)
             except BaseException:
@@ -190,53 +188,6 @@ class FolderWriter(CrystalWriter):
         return f"{unique}.cif"
 
 
-class _AppendFile:
-    """A text file that grows by whole pieces, each handed to the operating system at once.
-
-    A file whose name ends in .gz is compressed: each opening adds a gzip member, which is flushed
-    after every piece.
-
-    Attributes:
-        found: what `RowFormat.scan` told of the whole parts of a file that is resumed.
-        is_empty: nothing is in it.
-    """
-
-    def __init__(self, path: Path, row_format: RowFormat, resume: bool) -> None:
-        self.path = path
-        self.found: list[tuple[str, ...]] = []
-        self._compressor = zlib.compressobj(wbits=31) if path.suffix == ".gz" else None
-        with _one_sentence(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            kept = b""
-            if resume and path.exists():
-                kept, self.found = _whole_parts(path, row_format)
-                if self._compressor is not None:
-                    with atomic_write(path) as file:  # a compressed file can't be cut in the middle
-                        file.write(zlib.compress(kept, wbits=31))
-            self.is_empty = not kept
-            self._file = FileIO(path, "ab" if kept else "wb")
-            if kept and self._compressor is None:
-                self._file.truncate(len(kept))
-
-    def append(self, text: str) -> None:
-        """Write a piece."""
-        data = text.encode("utf-8", errors="surrogateescape")
-        self.is_empty = self.is_empty and not data
-        if self._compressor is not None:
-            data = self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
-        with _one_sentence(self.path):
-            _write_all(self._file, data)
-
-    def close(self) -> None:
-        """Flush the file to the disk."""
-        if self._file.closed:
-            return
-        with self._file, _one_sentence(self.path):
-            if self._compressor is not None:
-                _write_all(self._file, self._compressor.flush())
-            os.fsync(self._file.fileno())
-
-
 def safe_stem(id: str) -> str:
     """A file name's stem for any id: the id itself if it is plain, else plain text and a hash."""
     if _PLAIN_NAME.fullmatch(id) and not _RESERVED.fullmatch(id) and not id.endswith("."):
@@ -246,59 +197,10 @@ def safe_stem(id: str) -> str:
     return f"{plain}-{digest}" if plain else digest
 
 
-@contextmanager
-def _one_sentence(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into an InputError."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror or error}); free some space or give "
-            "another output"
-        ) from error
-
-
-def _write_all(file: FileIO, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) or 0 :]
-
-
-def _whole_parts(path: Path, row_format: RowFormat) -> tuple[bytes, list[tuple[str, ...]]]:
-    """An earlier output without its torn end, and what its parts are."""
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        data = _expand(data)
-    lines = list(BytesIO(data))  # at \n only
-    texts = (line.decode("utf-8", errors="surrogateescape") for line in lines)
-    found, count = [], 0
-    try:
-        for length, fields in row_format.scan(texts):
-            count += length
-            if fields is not None:
-                found.append(fields)
-    except InputError as error:
-        raise InputError(f"{path} cannot be resumed: {error}; give another output") from error
-    return b"".join(lines[:count]) if found else b"", found
-
-
-def _expand(data: bytes) -> bytes:
-    """What can be read of gzip members, the last of which may be torn."""
-    parts = []
-    while data:
-        expander = zlib.decompressobj(wbits=31)
-        try:
-            parts.append(expander.decompress(data))
-        except zlib.error:  # torn within its first bytes
-            break
-        data = expander.unused_data
-    return b"".join(parts)
-
-
 def _clear(folder: Path, index: Path) -> None:
     """Remove the CIFs that an earlier run wrote and listed."""
     if index.exists():
-        for _, name in _whole_parts(index, CsvFormat(("id", "file")))[1]:
+        for _, name in whole_parts(index, CsvFormat(("id", "file")))[1]:
             if Path(name).name == name and name.endswith(".cif"):
                 (folder / name).unlink(missing_ok=True)
     if any(folder.glob("*.cif")):

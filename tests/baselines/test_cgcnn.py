@@ -17,7 +17,8 @@ from torch import nn
 
 from baselines.voxel_icsg3d import descriptors
 from baselines.voxel_icsg3d.cgcnn import CGCNN, Edges, WeightedBatchNorm
-from baselines.voxel_icsg3d.graphs import GraphOptions, graph_tensors
+from baselines.voxel_icsg3d.graphs import graph_tensors
+from baselines.voxel_icsg3d.neighbourhood import GraphOptions
 from baselines.voxel_icsg3d.property_training import property_loss
 from nesf.checkpoint import load_model, save_model
 from nesf.crystal import CrystalBatch

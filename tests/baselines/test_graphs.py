@@ -10,12 +10,8 @@ import torch
 from crystals import random_crystals
 from pymatgen.core import Lattice, Structure
 
-from baselines.voxel_icsg3d.graphs import (
-    GraphOptions,
-    graph_tensors,
-    nearest_neighbours,
-    shell_weights,
-)
+from baselines.voxel_icsg3d.graphs import graph_tensors
+from baselines.voxel_icsg3d.neighbourhood import GraphOptions, nearest_neighbours, shell_weights
 from nesf.crystal import CrystalBatch
 from nesf.data.packed import PackedSet
 from nesf.errors import InputError

@@ -17,8 +17,8 @@ from pymatgen.io.cif import CifWriter
 import nesf
 from baselines.voxel_icsg3d.cgcnn import CGCNN
 from baselines.voxel_icsg3d.descriptors import element_properties
-from baselines.voxel_icsg3d.properties import load_predictor, predict_properties
 from baselines.voxel_icsg3d.property_baselines import composition_features, fit_baselines
+from baselines.voxel_icsg3d.property_predictions import load_predictor, predict_properties
 from nesf.checkpoint import save_model
 from nesf.cli import main
 from nesf.command_parts import COLUMNS
@@ -107,7 +107,7 @@ def trained(fit, tmp_path_factory) -> Path:
 
 
 def test_a_run_leaves_a_model_that_knows_its_units(trained, data):
-    model = nesf.load(trained).module
+    model = load_predictor(str(trained))
     assert isinstance(model, CGCNN)
     train = PackedSet.load(data / "train.nesf")
     for i, name in enumerate(("size", "seldom")):

@@ -286,6 +286,8 @@ def test_reading_with_workers_keeps_order_ids_and_bad_rows(tmp_path: Path) -> No
     bad = {"m10", "m50", "m90"}
     assert [row.id for row in rows] == [i for i in ids[:98] if i not in bad] + ["m0-2", "m0-3"]
     assert "m0 was taken" in rows[-1].notes[-1]
+    assert [row.renamed_from for row in rows[-3:]] == [None, "m0", "m0"]
+    assert [row.id_in_file for row in rows] == [i for i in ids if i not in bad]
     assert [one.row for one in rejected] == [11, 51, 91]
     assert all("cell length a = nan" in one.reason for one in rejected)
 

@@ -257,7 +257,7 @@ def test_no_space_left_names_the_file(tmp_path: Path, monkeypatch: pytest.Monkey
     with open_writer(tmp_path / "a.csv") as writer:
         writer.write("a", STRUCTURES[0])
         with monkeypatch.context() as patch:
-            patch.setattr("nesf.data.writers._write_all", refuse)
+            patch.setattr("nesf.data.append_file.write_all", refuse)
             with pytest.raises(InputError, match=r"a\.csv cannot be written \(No space left"):
                 writer.write("b", STRUCTURES[0])
 

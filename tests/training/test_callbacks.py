@@ -22,11 +22,11 @@ from nesf.callbacks import (
     FieldPictures,
     FinishedModel,
     LastCheckpoint,
-    ProgressLines,
 )
 from nesf.checkpoint_io import AtomicCheckpointIO
 from nesf.data.module import CrystalData
 from nesf.errors import InputError
+from nesf.progress_lines import ProgressLines
 from nesf.queries import CellQueries
 from nesf.training import FieldTraining, OptimizerOptions
 

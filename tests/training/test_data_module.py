@@ -13,8 +13,9 @@ from crystals import random_crystals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nesf.data.batches import BatchList, BatchStream
 from nesf.data.columns import StringColumn
-from nesf.data.module import BatchList, BatchStream, CrystalData
+from nesf.data.module import CrystalData
 from nesf.data.packed import PackedSet, PackedTensors
 from nesf.errors import InputError
 

@@ -82,11 +82,14 @@ def test_shipped_configs_take_two_steps(
         "--trainer.accelerator=cpu",
         "--trainer.max_epochs=1",
         "--trainer.check_val_every_n_epoch=1",
+        "--trainer.val_check_interval=1.0",
         "--trainer.limit_train_batches=2",
         "--trainer.limit_val_batches=1",
         "--trainer.callbacks+=probes.AllTrained",
         "--threads=1",
     ]
+    if "shares" in yaml.safe_load(path.read_text())["data"]["init_args"]:
+        options.append("--data.shares=[1.0]")  # there is one input here
     outcome = start(forkserver, ["fit", *options], tmp_path)
     assert outcome.code == 0, outcome.said
     assert json.loads((root / "training.json").read_text())["steps"] == 2

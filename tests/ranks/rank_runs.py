@@ -1,4 +1,4 @@
-"""Ranks as processes that start quickly: forked, parsing and matching in the process itself."""
+"""Ranks that start quickly, parsing and matching by themselves: as forked processes, or threads."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ import importlib
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nesf.errors import NesfError
+from nesf.ranks import PATIENCE
+from nesf.ranks import Ranks as RanksHere
+
+ROWS, BAD, TWICE = 7, 2, (1, 4)  # rows: all, the one that is no crystal, those of one id
+DONE = ROWS - 1
 PRELOAD = [
     "pytest",
     "jsonargparse",
@@ -25,9 +33,26 @@ PRELOAD = [
     "nesf.cli_parser",
     "nesf.commands",
     "nesf.data.parsing",
+    "nesf.through",
     "nesf.verbs",
 ]
 LIMIT_S = 240  # on a machine that is busy with other things
+PATIENCE_S = 10.0  # likewise; ranks look at each other every 20th part of it
+PARSING = threading.Lock()  # parsers catch warnings, of which there is one list for all threads
+
+
+def exact(table: Path, output: Path, *more: object) -> list[object]:
+    """The words that take a table through exact fields."""
+    # one crystal at a time: sums over other batches differ in their last digits
+    return ["reconstruct", table, "--field=exact", "--output", output, "--batch-size=1",
+            "--progress=false", *more]  # fmt: skip
+
+
+def content(output: Path) -> dict[str, bytes]:
+    """All that a command has written, the list of rejected rows included."""
+    if output.is_file():
+        return {name: output.with_name(name).read_bytes() for name in (output.name, "rejected.csv")}
+    return {path.name: path.read_bytes() for path in output.iterdir()}
 
 
 @dataclass(frozen=True)
@@ -63,16 +88,25 @@ def answers(function: str, items: Any, *, config: Any, **_: Any) -> Iterator[tup
     module, name = function.split(":")
     call = getattr(importlib.import_module(module), name)
     for item, payload in items:
-        try:
-            yield item, None if payload is None else call(payload, config)
-        except Exception as error:
-            yield item, Failure(str(error))
+        with PARSING:
+            try:
+                answer = None if payload is None else call(payload, config)
+            except Exception as error:
+                answer = Failure(str(error))
+        yield item, answer
 
 
 def run_rank(
-    argv: Sequence[str], log: Path, environment: dict[str, str], strike: tuple[int, int] | None
+    argv: Sequence[str],
+    log: Path,
+    environment: dict[str, str],
+    strike: tuple[int, int] | None,
+    size: int,
 ) -> None:
-    """Run `nesf ARGV` in this process; `strike` sends it a signal before its n-th crystal."""
+    """Run `nesf ARGV` in this process; `strike` sends it a signal before its n-th crystal.
+
+    The signal waits until all ranks have come: one that comes later finds nobody.
+    """
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(log.with_suffix(f".{name}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.environ.update(environment)
@@ -91,6 +125,8 @@ def run_rank(
             nonlocal left
             left -= 1
             if left < 0:
+                while len(list(self._file.path.parent.glob("note-*.json"))) < size:
+                    time.sleep(0.01)
                 os.kill(os.getpid(), number)
                 time.sleep(60)  # a signal that is handled interrupts it
             write(self, *arguments)
@@ -116,7 +152,7 @@ class Ranks:
         self,
         size: int,
         *argv: object,
-        patience_s: float = 30.0,
+        patience_s: float = PATIENCE_S,
         launcher: Any = torchrun,
         strikes: dict[int, tuple[int, int]] | None = None,
         others: dict[int, Sequence[object]] | None = None,
@@ -140,10 +176,10 @@ class Ranks:
                 continue
             words = [str(word) for word in (others or {}).get(rank, argv)]
             environment = launcher(rank, size) if size > 1 else {}
-            environment |= {"NESF_RANK_PATIENCE_S": str(patience_s)}
+            environment |= {PATIENCE: str(patience_s)}
             log, strike = self.folder / f"rank{rank}", (strikes or {}).get(rank)
             processes[rank] = self.context.Process(
-                target=run_rank, args=(words, log, environment, strike)
+                target=run_rank, args=(words, log, environment, strike, size)
             )
             processes[rank].start()
         ended = {}
@@ -164,6 +200,36 @@ class Ranks:
     def _said(self, rank: int) -> tuple[str, str]:
         log = self.folder / f"rank{rank}"
         return log.with_suffix(".out").read_text(), log.with_suffix(".err").read_text()
+
+
+class Threads:
+    """Calls a command as N ranks in this process: for all but signals, exit and what is said.
+
+    Args:
+        monkeypatch: tells the command which rank it is, and keeps it from starting workers.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.here = threading.local()
+        monkeypatch.setattr("nesf.sharded.ranks_here", lambda: self.here.ranks)
+        monkeypatch.setattr("nesf.data.readers.map_in_workers", answers)
+        monkeypatch.setenv(PATIENCE, str(PATIENCE_S))
+
+    def __call__(
+        self, size: int, command: Callable[[int], int], absent: Sequence[int] = ()
+    ) -> list[int | NesfError]:
+        """Call `command(rank)` in a thread for each rank; its exit codes or what it has raised."""
+
+        def run(rank: int) -> int | NesfError:
+            self.here.ranks = RanksHere(rank, size, rank)
+            try:
+                return command(rank)
+            except NesfError as error:
+                return error
+
+        present = [rank for rank in range(size) if rank not in absent]
+        with ThreadPoolExecutor(len(present)) as pool:
+            return list(pool.map(run, present))
 
 
 KILL = int(signal.SIGKILL)

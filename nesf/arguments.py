@@ -1,0 +1,43 @@
+"""Arguments that commands share: their types, and what is refused before anything is loaded.
+
+It imports no torch, and neither do the modules whose signatures and docstrings make the command
+line, so that asking for help stays quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from nesf.errors import InputError
+from nesf.reconstruct_options import ReconstructOptions
+
+Changes = Annotated[Mapping[str, Any], ReconstructOptions]  # those that the user gave
+Files = list[str] | str | None  # one, or several
+
+
+def listed(files: Files) -> list[str]:
+    """The files of an option that takes one or several."""
+    return [files] if isinstance(files, str) else list(files or ())
+
+
+def split_id(text: str) -> tuple[str, str | None]:
+    """`FILE#ID` as file and id; a plain file has no id."""
+    file, mark, name = text.rpartition("#")
+    return (file, name) if mark and file and name and not Path(text).exists() else (text, None)
+
+
+def check_arguments(inputs: Sequence[str], output: str, batch_size: int) -> None:
+    """Refuse what cannot work before anything is loaded or written.
+
+    Raises:
+        InputError: the batch size is below 1, or the output lies in an input.
+    """
+    if batch_size < 1:
+        raise InputError(f"the batch size is {batch_size}; give at least 1")
+    target = Path(output).resolve()
+    for name in inputs:
+        source = Path(name).resolve()
+        if source == target or (source.is_dir() and source in target.parents):
+            raise InputError(f"the output {output} lies in the input {name}; give another output")

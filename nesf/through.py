@@ -1,0 +1,276 @@
+"""Crystals through a model, batch by batch: the work of `nesf reconstruct`, `encode`, `decode`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nesf import api
+from nesf.command_parts import (
+    COLUMNS,
+    KNOWN_COLUMNS,
+    NO_ATOMS,
+    NOT_FINITE,
+    batch_of_rows,
+    batches_of_rows,
+    changed_options,
+    options_with,
+    progress_bar,
+    reading_for,
+    structures_of,
+)
+from nesf.crystal import CrystalBatch, standardised
+from nesf.data.records import ReadOptions, Rejected
+from nesf.data.writers import CrystalWriter, open_writer
+from nesf.errors import InputError
+from nesf.exact import exact_fields
+from nesf.latents import Latents
+from nesf.ranks import Ranks
+from nesf.reconstruct import Reconstruction, ReconstructOptions, reconstruct
+from nesf.scoring import count_faults, residuals
+from nesf.sharded import Work
+from nesf.tally import Tally
+
+Source = tuple[str, int | None, str]  # file, row and id
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every one of these commands is told.
+
+    Attributes:
+        batch_size: crystals at once.
+        device: cpu, cuda, cuda:0, ... or auto.
+        seed: of PyTorch's generator and of what is drawn.
+        progress: show a progress bar.
+    """
+
+    batch_size: int
+    device: str
+    seed: int
+    progress: bool
+
+    def on(self, ranks: Ranks) -> Run:
+        """The run of one rank: on a device of its own, and with a bar only where it speaks."""
+        return replace(
+            self, device=ranks.device(self.device), progress=self.progress and ranks.speaks
+        )
+
+    def load(self, model: str) -> api.Model:
+        """The model, seeded."""
+        torch.manual_seed(self.seed)
+        return api.load(model, self.device, self.batch_size)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How crystals are taken from themselves back to themselves.
+
+    Attributes:
+        back: what becomes of a batch.
+        model: which takes them there; None for exact fields.
+    """
+
+    back: Callable[[CrystalBatch], Reconstruction]
+    model: api.Model | None = None
+
+    def refusals(self, crystals: CrystalBatch) -> list[str | None]:
+        """For each crystal, why the model cannot represent it; None where nothing hinders."""
+        return self.model.refusals(crystals) if self.model else [None] * len(crystals)
+
+
+def model_way(run: Run, model: str, refine: int | None, changes: Mapping[str, Any]) -> Way:
+    """Through a model's latents.
+
+    Args:
+        run: where and how.
+        model: a run folder, a checkpoint or a shipped name.
+        refine: steps of fitting a latent to its crystal, at most; None as the model can.
+        changes: of the model's reconstruction options.
+
+    Raises:
+        InputError: the model cannot be refined or has no such options.
+    """
+    loaded = run.load(model)
+    loaded.refinement(refine)  # refuses what cannot be refined
+    options = changed_options(loaded, changes)
+    return Way(lambda crystals: loaded.reconstruct(crystals, options, refine), loaded)
+
+
+def exact_way(run: Run, periodic: bool, changes: Mapping[str, Any]) -> Way:
+    """Through the crystals' own exact fields.
+
+    Args:
+        run: where and how.
+        periodic: the fields point to nearest periodic images, not to atoms of the cell.
+        changes: of the default reconstruction options.
+
+    Raises:
+        InputError: there is no such device, or a change is out of its range.
+    """
+    device = api.resolve_device(run.device)
+    options = options_with(ReconstructOptions(), changes)
+
+    def back(crystals: CrystalBatch) -> Reconstruction:
+        fields = exact_fields(crystals.to(device), periodic)
+        generator = torch.Generator().manual_seed(run.seed)
+        return reconstruct(fields, options, crystals.ids, generator)
+
+    return Way(back)
+
+
+def reconstruct_rows(
+    work: Work, inputs: Sequence[str], read: ReadOptions, find_way: Callable[[Run], Way], run: Run
+) -> int:
+    """Take crystals there and back, score each against itself, and write what came back.
+
+    Args:
+        work: whose rows are read, and where the crystals go.
+        inputs: files of crystals.
+        read: how they are read; a model may narrow it.
+        find_way: the way there and back, for the run of this rank.
+        run: of all ranks.
+
+    Returns:
+        The exit code.
+    """
+    run = run.on(work.ranks)
+    way = find_way(run)
+    tally = Tally("reconstructed")
+    if way.model is not None:
+        read = reading_for(read, way.model)
+    given = work.read(inputs, read)  # finds the files before any is written
+    with (
+        work.writer((*COLUMNS, *KNOWN_COLUMNS)) as writer,
+        progress_bar("reconstructing", run.progress) as bar,
+    ):
+        tally.skipped = len(writer.done)
+        for rows in batches_of_rows(given, run.batch_size, tally, skip=writer.done):
+            crystals = batch_of_rows(rows, way.model)
+            reasons = way.refusals(crystals)
+            found = way.back(crystals)
+            true = standardised(crystals.to(found.crystals.device))
+            known = {
+                "faults": count_faults(found.crystals, true).tolist(),
+                "residual": [round(r, 5) for r in residuals(found.crystals, true).tolist()],
+            }
+            sources = [(row.source, row.row, row.id) for row in rows]
+            _write(writer, found, sources, tally, reasons, known)
+            bar.update(len(rows))
+    return work.finish(tally)
+
+
+def encode_rows(
+    work: Work, inputs: Sequence[str], read: ReadOptions, model: str, refine: int, run: Run
+) -> int:
+    """Encode crystals, and write the latents that are finite.
+
+    Args:
+        work: whose rows are read, and where the latents go.
+        inputs: files of crystals.
+        read: how they are read; the model may narrow it.
+        model: a run folder, a checkpoint or a shipped name.
+        refine: steps of fitting a latent to its crystal, at most.
+        run: of all ranks.
+
+    Returns:
+        The exit code.
+    """
+    run = run.on(work.ranks)
+    loaded = run.load(model)
+    tally = Tally("encoded")
+    ids: list[str] = []
+    latents: list[Tensor] = []
+    found = work.read(inputs, reading_for(read, loaded))
+    loaded.refinement(refine)  # refuses what cannot be refined
+    with progress_bar("encoding", run.progress) as bar:
+        for rows in batches_of_rows(found, run.batch_size, tally):
+            crystals = batch_of_rows(rows, loaded)
+            latent = loaded.encode(crystals, refine).float().cpu()
+            finite = latent.isfinite().all(-1)
+            latents.append(latent[finite])
+            reasons = loaded.refusals(crystals)
+            for row, good, reason in zip(rows, finite.tolist(), reasons, strict=True):
+                if good:
+                    ids.append(row.id)
+                else:
+                    told = reason or NOT_FINITE
+                    tally.rejected.append(Rejected(row.source, row.row, row.id, told))
+            bar.update(len(rows))
+    tally.done = len(ids)
+    together = torch.cat(latents) if latents else torch.zeros(0, loaded.latent_dim)
+    work.save_latents(Latents(tuple(ids), together.numpy()))
+    return work.finish(tally)
+
+
+def decode_latents(
+    files: Sequence[str],
+    output: str,
+    resume: bool,
+    model: str,
+    changes: Mapping[str, Any],
+    run: Run,
+) -> int:
+    """Decode the latents of some files, and write the crystals.
+
+    Args:
+        files: .npz files of latents.
+        output: of the crystals.
+        resume: go on after what is in the output.
+        model: a run folder, a checkpoint or a shipped name.
+        changes: of the model's reconstruction options.
+        run: where and how.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: a file holds no latents, or those of another model.
+    """
+    contents = [(name, Latents.load(name)) for name in files]
+    loaded = run.load(model)
+    options = changed_options(loaded, changes)
+    for name, content in contents:
+        if content.values.shape[1] != loaded.latent_dim:
+            raise InputError(
+                f"the latents in {name} have the length {content.values.shape[1]}, and those of "
+                f"this model {loaded.latent_dim}; decode with the model that encoded them"
+            )
+    tally = Tally("decoded")
+    with (
+        open_writer(output, resume, COLUMNS) as writer,
+        progress_bar("decoding", run.progress) as bar,
+    ):
+        tally.skipped = len(writer.done)
+        for name, content in contents:
+            todo = [i for i, id_ in enumerate(content.ids) if id_ not in writer.done]
+            for start in range(0, len(todo), run.batch_size):
+                part = todo[start : start + run.batch_size]
+                found = loaded.decode_crystals(torch.from_numpy(content.values[part]), options)
+                _write(writer, found, [(name, i + 1, content.ids[i]) for i in part], tally)
+                bar.update(len(part))
+    return tally.finish(output)
+
+
+def _write(
+    writer: CrystalWriter,
+    found: Reconstruction,
+    sources: Sequence[Source],
+    tally: Tally,
+    reasons: Sequence[str | None] | None = None,
+    known: Mapping[str, Sequence[Any]] | None = None,
+) -> None:
+    """Write a batch; a crystal without atoms has failed, for the reason given if there is one."""
+    for i, (structure, beside) in enumerate(structures_of(found)):
+        source, row, name = sources[i]
+        if not len(structure):
+            reason = (reasons[i] if reasons else None) or NO_ATOMS
+            tally.rejected.append(Rejected(source, row, name, reason))
+            continue
+        beside |= {key: values[i] for key, values in (known or {}).items()}
+        writer.write(name, structure, beside)
+        tally.done += 1

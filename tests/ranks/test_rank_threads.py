@@ -1,0 +1,68 @@
+"""Ranks share rows, whatever their number; here they are threads of one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rank_runs import DONE, ROWS, Threads, content
+
+from nesf.commands import reconstruct_files
+from nesf.errors import InputError, NesfError
+from nesf.ranks import PATIENCE, LostLeader
+
+
+def reconstruct(table: Path, output: Path, resume: bool = False) -> int:
+    return reconstruct_files(
+        [str(table)],
+        str(output),
+        field="exact",
+        resume=resume,
+        batch_size=1,
+        device="cpu",
+        progress=False,
+    )
+
+
+def test_more_ranks_than_rows(threads: Threads, table, tmp_path, alone, capsys):
+    output = tmp_path / "many" / "out.csv"
+    assert threads(ROWS + 2, lambda rank: reconstruct(table, output)) == [1] * (ROWS + 2)
+    assert content(output) == alone
+    assert capsys.readouterr().out == f"{DONE} reconstructed, 1 rejected: {output}\n"
+    # nothing is left to do
+    assert threads(2, lambda rank: reconstruct(table, output, resume=True)) == [1, 1]
+    assert f"0 reconstructed ({DONE} were there already)" in capsys.readouterr().out
+    assert content(output) == alone
+
+
+def test_a_folder(threads: Threads, table, tmp_path):
+    one, many = tmp_path / "one", tmp_path / "many"
+    assert threads(1, lambda rank: reconstruct(table, one)) == [1]
+    assert threads(2, lambda rank: reconstruct(table, many)) == [1, 1]
+    assert content(many) == content(one)
+    assert len(list(many.glob("*.cif"))) == DONE
+    assert not (tmp_path / "many.shards").exists()
+
+
+def test_other_inputs(threads: Threads, table, tmp_path):
+    """Among the ranks, and between a run and the one that goes on with it."""
+    output, longer, changed = (tmp_path / name for name in ("out.csv", "longer.csv", "in.csv"))
+    longer.write_text(table.read_text() + '"c8","data_nothing"\n"c9","data_nothing"\n')
+    changed.write_text(table.read_text().replace("c0,", "other,"))
+    first, second = threads(2, lambda rank: reconstruct((table, longer)[rank], output))
+    assert isinstance(first, InputError)
+    assert "the ranks have not read the same inputs" in str(first)
+    assert isinstance(second, NesfError)
+    assert not output.exists()
+    first, second = threads(2, lambda rank: reconstruct(changed, output, resume=True))
+    assert isinstance(first, InputError)
+    assert "holds shards of other inputs, whose row 1 was c0 and not other" in str(first)
+    assert isinstance(second, NesfError)
+
+
+@pytest.mark.parametrize(("absent", "kind"), [(1, NesfError), (0, LostLeader)])
+def test_a_rank_that_never_comes(threads: Threads, table, tmp_path, monkeypatch, absent, kind):
+    monkeypatch.setenv(PATIENCE, "0.05")
+    (error,) = threads(2, lambda rank: reconstruct(table, tmp_path / "out.csv"), absent=[absent])
+    assert type(error) is kind
+    assert f"rank {absent} of 2 has not begun" in str(error)
