@@ -31,6 +31,18 @@ def parser(text: str | None, threads: int = 1) -> argparse.ArgumentParser:
     return options
 
 
+def read_set(
+    path: Path, device: str | torch.device = "cpu", limit: int | None = None
+) -> CrystalBatch:
+    """The crystals of a file as one batch, the first `limit` of them."""
+    from nesf.data.readers import read_crystals
+
+    rows, _ = read_crystals([path])
+    rows = rows[:limit]
+    structures = [row.structure for row in rows]
+    return CrystalBatch.from_structures(structures, [row.id for row in rows]).to(device)
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until a GPU has done what it was told."""
     if device.type == "cuda":

@@ -5,18 +5,16 @@ python benchmarks/reconstruct_exact.py ../shared/data/lcs6/test.csv.gz --json ou
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import time
 from pathlib import Path
 from typing import Any
 
+import measure
 import torch
 from torch import Tensor
 
 from nesf.crystal import CrystalBatch
-from nesf.data.readers import read_crystals
 from nesf.exact import exact_fields
 from nesf.fields import CrystalFields
 from nesf.geometry import NearestImage
@@ -52,7 +50,7 @@ def errors(true: CrystalBatch, found: CrystalBatch) -> tuple[int, int, float]:
     return int((~right).sum()), int(wrong.sum()), largest
 
 
-def measure(crystals: CrystalBatch, periodic: bool, batch: int) -> dict[str, Any]:
+def from_exact_fields(crystals: CrystalBatch, periodic: bool, batch: int) -> dict[str, Any]:
     counter, seconds = Counter(), 0.0
     wrong_count = wrong_species = 0
     largest = 0.0
@@ -78,32 +76,19 @@ def measure(crystals: CrystalBatch, periodic: bool, batch: int) -> dict[str, Any
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = measure.parser(__doc__)
     parser.add_argument("inputs", nargs="+", type=Path)
-    parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--batch", type=int, default=64, help="crystals at once")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
-    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     results = {}
     for path in arguments.inputs:
-        rows, _ = read_crystals([path])
-        crystals = CrystalBatch.from_structures(
-            [row.structure for row in rows], [row.id for row in rows]
-        ).to(arguments.device)
+        crystals = measure.read_set(path, arguments.device)
         for periodic in (True, False):
             name = f"{path.parent.name}/{path.name} {'periodic' if periodic else 'in-cell'}"
-            results[name] = measure(crystals, periodic, arguments.batch)
-            print(name, json.dumps(results[name]), flush=True)
-    if arguments.json:
-        setup = {
-            "torch": torch.__version__,
-            "threads": arguments.threads,
-            "device": arguments.device,
-        }
-        text = json.dumps({"setup": setup, "results": results}, indent=2)
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+            results[name] = from_exact_fields(crystals, periodic, arguments.batch)
+            measure.tell(name, results[name])
+    measure.write(arguments.json, measure.setup(torch.device(arguments.device)), results)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,12 @@ python benchmarks/unet_layout.py SET --widths 16 16 32 64 128 --resolutions 16 -
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
+import measure
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -20,8 +19,6 @@ from torch.utils.benchmark import Timer
 
 from baselines.voxel_icsg3d import unet
 from baselines.voxel_icsg3d.voxelize import VoxelOptions, Voxels, voxelize
-from nesf.crystal import CrystalBatch
-from nesf.data.readers import read_crystals
 from nesf.precision import has_fast_bfloat16
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.channels_last_3d}
@@ -53,23 +50,18 @@ def milliseconds(step: Callable[[], None], min_s: float) -> tuple[float, float, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = measure.parser(__doc__)
     parser.add_argument("input", type=Path, help="crystals")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--widths", nargs="+", type=int, default=[32, 64, 128, 256, 512])
     parser.add_argument("--resolutions", nargs="+", type=int, default=[32])
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--batch", type=int, default=8, help="crystals in a step")
     parser.add_argument("--min-seconds", type=float, default=10.0, help="of each measurement")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
-    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    rows, _ = read_crystals([arguments.input])
-    structures = [row.structure for row in rows[: arguments.batch]]
-    crystals = CrystalBatch.from_structures(structures).to(device)
+    crystals = measure.read_set(arguments.input, device, limit=arguments.batch)
     results = {}
     ways = itertools.product(arguments.resolutions, arguments.precisions, arguments.layouts)
     for resolution, precision, layout in ways:
@@ -89,16 +81,9 @@ def main() -> None:
             "ms_per_crystal": median / len(crystals),
             "iqr_ms_per_crystal": spread / len(crystals),
         }
-        print(name, json.dumps(results[name]), flush=True)
-    if arguments.json:
-        setup = {
-            "torch": torch.__version__,
-            "threads": arguments.threads,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "fast_bfloat16": has_fast_bfloat16(device),
-        }
-        text = json.dumps({"setup": setup, "results": results}, indent=2)
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+        measure.tell(name, results[name])
+    setup = measure.setup(device, fast_bfloat16=has_fast_bfloat16(device))
+    measure.write(arguments.json, setup, results)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ python benchmarks/voxel_round_trip.py ../shared/data/perov5/test.csv.gz --json o
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import measure
 import torch
 from torch import Tensor
 
@@ -26,7 +25,6 @@ from baselines.voxel_icsg3d.voxelize import (
     voxelize,
 )
 from nesf.crystal import CrystalBatch, standardised
-from nesf.data.readers import read_crystals
 from nesf.geometry import NearestImage
 
 Labels = Literal["mended", "published"]
@@ -75,7 +73,7 @@ def _largest(values: Tensor) -> float:
     return float(values.max()) if len(values) else 0.0
 
 
-def measure(
+def there_and_back(
     crystals: CrystalBatch, options: VoxelOptions, read_outs: Sequence[ReadOut], batch: int
 ) -> dict[str, dict[str, Any]]:
     """The figures of each way of reading; crystals that the frame cannot hold are wrong counts."""
@@ -99,41 +97,32 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = measure.parser(__doc__)
     parser.add_argument("inputs", nargs="+", type=Path)
-    parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--resolution", type=int, default=32, help="voxels along each axis")
     parser.add_argument("--frames", nargs="+", choices=["cell", "box"], default=["cell", "box"])
     parser.add_argument("--labels", nargs="+", choices=LABELS, default=LABELS)
     parser.add_argument("--read-outs", nargs="+", choices=READ_OUTS, default=READ_OUTS)
     parser.add_argument("--batch", type=int, default=64, help="crystals at once")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
-    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     results = {}
     for path in arguments.inputs:
-        rows, _ = read_crystals([path])
-        crystals = CrystalBatch.from_structures(
-            [row.structure for row in rows], [row.id for row in rows]
-        ).to(arguments.device)
+        crystals = measure.read_set(path, arguments.device)
         for frame in arguments.frames:
             for labels in arguments.labels:
                 options = VoxelOptions(arguments.resolution, frame=frame)
                 if labels == "published":
                     options = replace(options, label_fraction=1.0, label_floor=0.0)
-                found = measure(crystals, options, arguments.read_outs, arguments.batch)
+                found = there_and_back(crystals, options, arguments.read_outs, arguments.batch)
                 for read_out, figures in found.items():
                     name = (
                         f"{path.parent.name}/{path.name} {frame} {options.resolution}, "
                         f"{labels} labels, read-out {read_out}"
                     )
                     results[name] = figures
-                    print(name, json.dumps(figures), flush=True)
-    if arguments.json:
-        setup = {"torch": torch.__version__, "device": arguments.device}
-        text = json.dumps({"setup": setup, "results": results}, indent=2)
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+                    measure.tell(name, figures)
+    measure.write(arguments.json, measure.setup(torch.device(arguments.device)), results)
 
 
 if __name__ == "__main__":

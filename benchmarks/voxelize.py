@@ -5,19 +5,17 @@ python benchmarks/voxelize.py ../shared/data/perov5/test.csv.gz --device cuda --
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import measure
 import torch
 
 from baselines.voxel_icsg3d.voxelize import VoxelOptions, Voxels, representable, voxelize
 from nesf.crystal import CrystalBatch
-from nesf.data.readers import read_crystals
 from nesf.precision import autocast
 
 
@@ -59,7 +57,7 @@ def unet_step(voxels: Voxels, widths: Sequence[int]) -> Callable[[], None]:
     return step
 
 
-def measure(
+def speed(
     crystals: CrystalBatch, options: VoxelOptions, widths: Sequence[int], repeats: int, steps: int
 ) -> dict[str, Any]:
     device = crystals.device
@@ -81,23 +79,19 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = measure.parser(__doc__)
     parser.add_argument("inputs", nargs="+", type=Path)
-    parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--resolutions", nargs="+", type=int, default=[16, 32, 48, 64])
     parser.add_argument("--frames", nargs="+", choices=["cell", "box"], default=["cell", "box"])
     parser.add_argument("--widths", nargs="+", type=int, default=[32, 64, 128, 256, 512])
     parser.add_argument("--batch", type=int, default=32, help="crystals at once, and in a step")
     parser.add_argument("--repeats", type=int, default=5, help="times to voxelize")
     parser.add_argument("--steps", type=int, default=3, help="training steps; 0: none")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
-    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     results = {}
     for path in arguments.inputs:
-        rows, _ = read_crystals([path])
-        crystals = CrystalBatch.from_structures([row.structure for row in rows])
+        crystals = measure.read_set(path)
         for frame in arguments.frames:
             held = crystals.select(representable(crystals, VoxelOptions(frame=frame)))
             part = held.select(list(range(min(len(held), arguments.batch))))
@@ -109,19 +103,11 @@ def main() -> None:
                     "crystals": len(part),
                     "largest_cell": int(part.num_atoms.max()),
                     "not_representable": len(crystals) - len(held),
-                    **measure(part, options, arguments.widths, arguments.repeats, arguments.steps),
+                    **speed(part, options, arguments.widths, arguments.repeats, arguments.steps),
                 }
-                print(name, json.dumps(results[name]), flush=True)
-    if arguments.json:
-        device = torch.device(arguments.device)
-        setup = {
-            "torch": torch.__version__,
-            "threads": arguments.threads,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "widths": arguments.widths,
-        }
-        text = json.dumps({"setup": setup, "results": results}, indent=2)
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+                measure.tell(name, results[name])
+    setup = measure.setup(torch.device(arguments.device), widths=arguments.widths)
+    measure.write(arguments.json, setup, results)
 
 
 if __name__ == "__main__":
