@@ -33,6 +33,7 @@ class CrystalPair:
         reconstructed: the prediction; None where there is none.
         scores: its row of `eval.evaluate.evaluate`'s "rows".
         case: why it is shown: "worst", "median", "random", ...
+        nearest: the nearest training crystal's id, and how far its fingerprint is.
     """
 
     id: str
@@ -40,6 +41,7 @@ class CrystalPair:
     reconstructed: Structure | None
     scores: Mapping[str, Any] = field(default_factory=dict)
     case: str = ""
+    nearest: tuple[str, float] | None = None
 
     @property
     def drawing(self) -> Drawing:
@@ -121,8 +123,16 @@ def _pair_card(pair: CrystalPair) -> str:
         f'<article class="pair"><header><h3>{escape(pair.id)}</h3>'
         f'<span class="formula">{escape(pair.true.composition.reduced_formula)}</span>{badge}'
         f'</header><div class="stages">{stage("true")}{stage("reconstructed")}</div>'
-        f"{elements_legend(structures)}{facts_list(score_facts(pair.scores), 'scores')}</article>"
+        f"{elements_legend(structures)}{facts_list(_pair_facts(pair), 'scores')}</article>"
     )
+
+
+def _pair_facts(pair: CrystalPair) -> dict[str, str]:
+    facts = score_facts(pair.scores)
+    if pair.nearest:
+        id_, distance = pair.nearest
+        facts["nearest training crystal"] = f"{id_}, {distance:.3f}"
+    return facts
 
 
 def stage(side: str, caption: str | None = None, note: str = "") -> str:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from statistics import median
 from string import Template
 from typing import Any
 
@@ -36,6 +37,7 @@ def write_report(
     history: Mapping[str, Curve] | None = None,
     pairs: Sequence[CrystalPair] = (),
     field_slices: Sequence[FieldSlice] = (),
+    nearest: Mapping[str, tuple[str, float] | None] | None = None,
 ) -> None:
     """Write a report as one self-contained HTML file, atomically.
 
@@ -47,6 +49,7 @@ def write_report(
         history: learning curves by tag, as `read_history` gives them.
         pairs: crystals to draw.
         field_slices: planes through the fields.
+        nearest: what `eval.fingerprint.nearest_training_crystals` found for the true crystals.
 
     Raises:
         OSError: the file cannot be written.
@@ -56,6 +59,7 @@ def write_report(
         _history_section(history or {}),
         pairs_section(pairs),
         _slices_section(field_slices),
+        _novelty_section(nearest or {}),
         _failures_section(metrics),
     ]
     write_page(
@@ -201,6 +205,24 @@ def _slices_section(slices: Sequence[FieldSlice]) -> str:
         '<section><h2>Fields</h2><p class="soft">Planes through the position field (how far the '
         "nearest atom is) and the species field (of which element it is). Dots are true atoms in "
         f'the plane.</p><div class="slices">{panels}</div></section>'
+    )
+
+
+def _novelty_section(nearest: Mapping[str, tuple[str, float] | None]) -> str:
+    """How far the crystals are from those that the run was trained on."""
+    known = {id_: one for id_, one in nearest.items() if one}
+    if not known:
+        return ""
+    ordered = sorted(known.items(), key=lambda item: -item[1][1])
+    rows = [[id_, other, f"{distance:.3f}"] for id_, (other, distance) in ordered]
+    middle = median(distance for _, distance in known.values())
+    table = _table(["crystal", "nearest training crystal", "distance"], rows)
+    return (
+        '<section><h2>Novelty</h2><p class="soft">How far the nearest training crystal is, by '
+        "fingerprints that no rotation or choice of the cell changes: 0 is the same crystal, 1.41 "
+        f"one with nothing in common. Median {middle:.3f} over {len(known)} of {len(nearest)} "
+        f"crystals.</p><details><summary>all crystals, the newest first</summary>{table}"
+        "</details></section>"
     )
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from nesf.arguments import Files, listed
 from nesf.atomic import atomic_write
 from nesf.commands import reconstruct_files
 from nesf.run_folder import METRICS, RECONSTRUCTED, REPORT, TENSORBOARD, TRAINING
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 
 def report_run(
@@ -22,6 +26,7 @@ def report_run(
     refine_symmetry: bool = False,
     slices: int = 3,
     resume: bool = False,
+    train: Files = None,
 ) -> int:
     """Reconstruct crystals with a trained run, score them, and write its report.
 
@@ -38,6 +43,8 @@ def report_run(
         refine_symmetry: score a second time after projecting onto the symmetry found.
         slices: crystals whose fields are drawn.
         resume: go on with an interrupted reconstruction.
+        train: the run's training files, one or as in [a.csv,b.csv]: tell for each crystal the
+            nearest of theirs, and how far it is.
     """
     from eval.evaluate import evaluate
     from eval.field_slices import field_slices
@@ -65,8 +72,9 @@ def report_run(
         file.write(json.dumps(metrics, indent=1).encode())
     by_id = {row.id: row.structure for row in truth}
     scores = {row["id"]: row for row in metrics["rows"]}
+    near = _nearest(by_id, listed(train))
     pairs = [
-        CrystalPair(name, by_id[name], predicted.get(name), scores[name], case)
+        CrystalPair(name, by_id[name], predicted.get(name), scores[name], case, near.get(name))
         for name, case in select_cases(metrics["rows"], seed=seed)
     ]
     drawn = [pair.id for pair in pairs if pair.case != "worst"][:slices]
@@ -78,10 +86,23 @@ def report_run(
         history=read_history(folder / TENSORBOARD),
         pairs=pairs,
         field_slices=field_slices(run, {name: by_id[name] for name in drawn}, device),
+        nearest=near,
     )
     print(format_table(metrics))
     print(f"report: {folder / REPORT}")
     return code
+
+
+def _nearest(
+    crystals: Mapping[str, Structure], training: Sequence[str]
+) -> dict[str, tuple[str, float] | None]:
+    """The nearest training crystal of each, by its fingerprint."""
+    if not training or not crystals:
+        return {}
+    from eval.fingerprint import nearest_training_crystals
+    from nesf.data.packed import PackedSet, load_or_pack
+
+    return nearest_training_crystals(crystals, PackedSet.load(load_or_pack(training)))
 
 
 def _facts(folder: Path, inputs: Sequence[str], count: int) -> dict[str, object]:

@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.voxel_icsg3d.descriptors import element_features
-from baselines.voxel_icsg3d.graphs import CrystalGraphs
+from baselines.voxel_icsg3d.graphs import CrystalGraphs, GraphTensors, graph_tensors
 from baselines.voxel_icsg3d.neighbourhood import GraphOptions, shell_weights
+from baselines.voxel_icsg3d.property_network import PropertyNetwork
 from nesf.crystal import MAX_ATOMIC_NUMBER
+from nesf.data.packed import PackedSet
 
 NEGLIGIBLE = 46.0  # exponent whose exponential, 1e-20, is taken for 0
 
 
-class CGCNN(nn.Module):
+class CGCNN(PropertyNetwork):
     """Properties of a crystal from the graph of its atoms: convolutions, mean over atoms, MLP.
 
     The defaults are the network of the voxel pipeline: one convolution of width 64. An element
@@ -41,14 +43,9 @@ class CGCNN(nn.Module):
             their width, Å.
         descriptors: whether elements are described besides their learned vector.
         graph: changes to `GraphOptions`.
-
-    Attributes:
-        target_mean: (P,) what the network's zero stands for, in the properties' units.
-        target_scale: (P,) what its one stands for.
     """
 
-    target_mean: Tensor
-    target_scale: Tensor
+    name = "cgcnn"
     centres: Tensor
     elements: Tensor
 
@@ -64,20 +61,10 @@ class CGCNN(nn.Module):
         graph: Mapping[str, Any] | None = None,
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        super().__init__()
-        _check(properties, width, num_convolutions, hidden_width, radius, radius_step)
-        # plain JSON: what a checkpoint needs to build this model again
-        self.init_args: dict[str, Any] = {
-            **arguments,
-            "properties": list(properties),
-            "graph": dict(graph or {}),
-        }
-        self.properties = tuple(properties)
+        super().__init__(properties, {**arguments, "graph": dict(graph or {})})
+        _check(width, num_convolutions, hidden_width, radius, radius_step)
         self.graph_options = GraphOptions(**self.init_args["graph"])
-        self.num_species = MAX_ATOMIC_NUMBER
         self.radius_step = radius_step
-        self.register_buffer("target_mean", torch.zeros(len(properties)))
-        self.register_buffer("target_scale", torch.ones(len(properties)))
         # 41 of them at 8 and 0.2 Å
         count = round(radius / radius_step) + 1
         self.register_buffer("centres", torch.linspace(0.0, radius, count), persistent=False)
@@ -91,9 +78,16 @@ class CGCNN(nn.Module):
         self.hidden = nn.Linear(width, hidden_width)
         self.output = nn.Linear(hidden_width, len(properties))
 
-    def forward(self, crystals: CrystalGraphs) -> Float[Tensor, "b p"]:
-        """The properties of each crystal, in their units."""
-        return self.standardised(crystals) * self.target_scale + self.target_mean
+    def tensors(
+        self,
+        crystals: PackedSet,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        properties: Sequence[str] = (),
+        progress: bool = False,
+    ) -> tuple[GraphTensors, dict[int, str]]:
+        """A set of crystals with the neighbours of their atoms."""
+        return graph_tensors(crystals, self.graph_options, device, dtype, properties, progress)
 
     def standardised(self, crystals: CrystalGraphs) -> Float[Tensor, "b p"]:
         """The properties as the network tells them: from `target_mean`, in `target_scale`."""
@@ -121,17 +115,6 @@ class CGCNN(nn.Module):
         # a processor is slow at numbers that are too small for its usual format
         gaussians = torch.exp(-exponent.clamp_max(NEGLIGIBLE))
         return torch.where(exponent < NEGLIGIBLE, gaussians, 0.0)
-
-    @torch.no_grad()
-    def set_targets(self, mean: Float[Tensor, " p"], scale: Float[Tensor, " p"]) -> None:
-        """Say what the network's zero and one stand for.
-
-        Args:
-            mean: (P,) of the training set, in the properties' units.
-            scale: (P,) above 0, of the training set.
-        """
-        self.target_mean.copy_(mean)
-        self.target_scale.copy_(scale)
 
 
 @dataclass(frozen=True)
@@ -258,15 +241,8 @@ class WeightedBatchNorm(nn.Module):
 
 
 def _check(
-    properties: Sequence[str],
-    width: int,
-    num_convolutions: int,
-    hidden_width: int,
-    radius: float,
-    radius_step: float,
+    width: int, num_convolutions: int, hidden_width: int, radius: float, radius_step: float
 ) -> None:
-    if isinstance(properties, str) or not properties or len(set(properties)) < len(properties):
-        raise ValueError(f"properties must be a list of different names, not {properties!r}")
     for name, value in (("width", width), ("hidden_width", hidden_width)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")

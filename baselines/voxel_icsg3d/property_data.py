@@ -1,24 +1,25 @@
-"""`PropertyData`: crystals as graphs with their properties, in batches."""
+"""`PropertyData`: crystals with their properties, in batches of the form that the model takes."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from baselines.voxel_icsg3d.graphs import GraphTensors, graph_tensors
-from baselines.voxel_icsg3d.neighbourhood import GraphOptions
+from baselines.voxel_icsg3d.property_network import PropertyNetwork
 from nesf.data.module import CrystalData
+from nesf.data.packed import PackedTensors
 from nesf.errors import InputError
 
 
 class PropertyData(CrystalData):
-    """Training and validation crystals with the neighbours of their atoms and their properties.
+    """Training and validation crystals with their properties, for a `PropertyNetwork`.
 
-    Which atoms are neighbours and, unless told here, which properties are wanted is the model's
-    to say.
+    In which form crystals come (with the neighbours of their atoms, say) and, unless told here,
+    which properties are wanted is the model's to say.
 
     Args:
         train: files, folders or globs in any format of the readers, or packed sets.
@@ -53,7 +54,7 @@ class PropertyData(CrystalData):
             cache_dir=cache_dir,
             properties=properties,
         )
-        self.graph_options = GraphOptions()
+        self._model: PropertyNetwork | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Open the sets, and refuse at once what they lack.
@@ -62,9 +63,9 @@ class PropertyData(CrystalData):
             InputError: a set has no such column of numbers, or no training crystal has a value.
         """
         if self.trainer is not None:
-            model = self.trainer.lightning_module.model
-            self.graph_options = model.graph_options  # type: ignore[union-attr, assignment]
-            self.properties = self.properties or model.properties  # type: ignore[union-attr, assignment]
+            model: Any = self.trainer.lightning_module.model
+            self._model = model
+            self.properties = self.properties or model.properties
         if not self.properties:
             raise InputError("name the properties to learn: model.properties, as in [heat_ref]")
         super().setup(stage)
@@ -96,23 +97,20 @@ class PropertyData(CrystalData):
         mean, deviation = np.array(found).T
         return mean, deviation
 
-    def load_tensors(self, name: str, device: torch.device) -> GraphTensors:
-        """The `train` or `val` set with its graphs, on the training device.
+    def load_tensors(self, name: str, device: torch.device) -> PackedTensors:
+        """The `train` or `val` set as the model takes it, on the training device.
 
         Raises:
-            InputError: there is a crystal that no graph can be made of.
+            InputError: there is a crystal that the model cannot predict.
         """
+        assert self._model is not None
         crystals = self.set_named(name)
-        graphs, refused = graph_tensors(
-            crystals,
-            self.graph_options,
-            device,
-            properties=self.properties,
-            progress=sys.stderr.isatty(),
+        tensors, refused = self._model.tensors(
+            crystals, device, properties=self.properties, progress=sys.stderr.isatty()
         )
         for position, reason in refused.items():
             raise InputError(
                 f"crystal {crystals.ids[position]} of data.{name} cannot be used ({reason}); "
                 "remove it"
             )
-        return graphs
+        return tensors

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from baselines.voxel_icsg3d.cgcnn import CGCNN
-from baselines.voxel_icsg3d.graphs import graph_tensors
 from baselines.voxel_icsg3d.property_baselines import composition_features
+from baselines.voxel_icsg3d.property_network import PropertyNetwork
 from baselines.voxel_icsg3d.property_scores import compare
 from nesf.api import resolve_device
 from nesf.checkpoint import load_model
@@ -31,7 +30,7 @@ from nesf.errors import InputError
 from nesf.tally import Tally
 
 
-def load_predictor(name_or_path: str, device: str = "cpu") -> CGCNN:
+def load_predictor(name_or_path: str, device: str = "cpu") -> PropertyNetwork:
     """A trained property predictor.
 
     Raises:
@@ -39,7 +38,7 @@ def load_predictor(name_or_path: str, device: str = "cpu") -> CGCNN:
         InputError: it predicts no properties, or there is no such device.
     """
     model = load_model(name_or_path, resolve_device(device))
-    if not isinstance(model, CGCNN):
+    if not isinstance(model, PropertyNetwork):
         raise InputError(
             f"{name_or_path} is a {type(model).__name__}, which predicts no properties; train a "
             "predictor: nesf fit --config configs/voxel_icsg3d/cgcnn_perov5.yaml"
@@ -62,7 +61,7 @@ class Predictions:
 
 @torch.no_grad()
 def predict_properties(
-    model: CGCNN, crystals: CrystalBatch | PackedSet, batch_size: int = 256
+    model: PropertyNetwork, crystals: CrystalBatch | PackedSet, batch_size: int = 256
 ) -> Predictions:
     """The properties of any crystals: of files, reconstructed, or sampled.
 
@@ -72,16 +71,14 @@ def predict_properties(
         batch_size: crystals at once.
     """
     packed = crystals if isinstance(crystals, PackedSet) else PackedSet.from_batch(crystals)
-    weight = model.output.weight
+    weight = model.weight
     values = np.full((len(packed), len(model.properties)), np.nan)
-    graphs, refused = graph_tensors(
-        packed, model.graph_options, weight.device, weight.dtype, progress=False
-    )
+    tensors, refused = model.tensors(packed, weight.device, weight.dtype)
     for crystal in _unknown_elements(packed, model.num_species):
         refused.setdefault(crystal, f"an element is beyond Z = {model.num_species}")
     usable = torch.tensor([i for i in range(len(packed)) if i not in refused], dtype=torch.long)
     for part in usable.split(batch_size):
-        predicted = model(graphs.batch(part)).double().cpu().numpy() if len(part) else 0.0
+        predicted = model(tensors.batch(part)).double().cpu().numpy() if len(part) else 0.0
         values[part.numpy()] = predicted
     finite = np.isfinite(values).all(1)
     values[~finite] = np.nan
@@ -151,7 +148,7 @@ class Asked:
         return text.getvalue()
 
     def scores(
-        self, network: CGCNN, train: Sequence[str] | None, bootstrap: int, seed: int
+        self, network: PropertyNetwork, train: Sequence[str] | None, bootstrap: int, seed: int
     ) -> dict[str, Any]:
         """The comparison, and how many of the crystals the simple models have learned from."""
         training = PackedSet.load(load_or_pack(train)) if train else None
@@ -159,6 +156,7 @@ class Asked:
         if seen:
             print(f"{seen} of these crystals have ids of the training set: no fair test")
         scores = compare(
+            network.name,
             network.properties,
             np.array(self.values),
             np.array(self.truth),
@@ -172,7 +170,11 @@ class Asked:
 
 
 def predict_rows(
-    network: CGCNN, inputs: Sequence[str], read: ReadOptions, batch_size: int, progress: bool
+    network: PropertyNetwork,
+    inputs: Sequence[str],
+    read: ReadOptions,
+    batch_size: int,
+    progress: bool,
 ) -> tuple[Asked, Tally]:
     """Predict the properties of the crystals of some files.
 
@@ -200,10 +202,10 @@ def predict_rows(
     return asked, tally
 
 
-def circumstances(network: CGCNN) -> dict[str, Any]:
+def circumstances(network: PropertyNetwork) -> dict[str, Any]:
     """Where it was computed, and by which versions."""
     return {
-        "device": str(network.output.weight.device),
+        "device": str(network.weight.device),
         "processor": platform.processor() or platform.machine(),
         "versions": {name: version(name) for name in ("nesf", "torch", "pymatgen", "scikit-learn")},
     }

@@ -11,10 +11,11 @@ from jaxtyping import Float
 from baselines.voxel_icsg3d.property_baselines import fit_baselines
 from nesf.data.packed import PackedSet
 
-METHODS = ("cgcnn", "ridge", "median", "mean")
+SIMPLE = ("ridge", "median", "mean")
 
 
 def compare(
+    method: str,
     properties: Sequence[str],
     values: Float[np.ndarray, "m p"],
     truth: Float[np.ndarray, "m p"],
@@ -30,6 +31,7 @@ def compare(
     mean, so that refusing a hard one does not pay.
 
     Args:
+        method: name of the predictor.
         properties: P names.
         values: (M, P) what was predicted, NaN where it was refused.
         truth: (M, P) NaN where it is not known.
@@ -54,7 +56,7 @@ def compare(
         if not known.any():
             continue
         told: dict[str, Any] = {"crystals": int(known.sum())}
-        predicted = {"cgcnn": np.where(np.isfinite(values[:, i]), values[:, i], fallback[i])}
+        predicted = {method: np.where(np.isfinite(values[:, i]), values[:, i], fallback[i])}
         if training is not None:
             simple = fit_baselines(training, name, features)
             predicted |= {"ridge": simple.ridge}
@@ -69,7 +71,10 @@ def compare(
 
 def format_comparison(properties: Mapping[str, Mapping[str, Any]]) -> str:
     """The errors of `compare` as a Markdown table."""
-    names = [k for k in METHODS if any(k in told["mae"] for told in properties.values())]
+    methods = {name: None for told in properties.values() for name in told["mae"]}
+    # the predictor first
+    names = [name for name in methods if name not in SIMPLE]
+    names += [name for name in SIMPLE if name in methods]
     lines = [
         "mean absolute error (95 % interval), in each property's unit",
         "",

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from baselines.voxel_icsg3d.cgcnn import CGCNN
-from baselines.voxel_icsg3d.graphs import CrystalGraphs
+from baselines.voxel_icsg3d.property_network import PropertyNetwork
 from nesf.checkpoint import model_entry
+from nesf.crystal import CrystalBatch
 from nesf.training import OptimizerOptions
 
 LossKind = Literal["absolute", "huber", "squared"]
@@ -46,7 +46,7 @@ def property_loss(
 
 
 class PropertyTraining(lightning.LightningModule):
-    """Trains a `CGCNN` on batches of crystal graphs that carry its properties.
+    """Trains a `PropertyNetwork` on batches of crystals that carry its properties.
 
     The targets are standardised by mean and deviation of the training set, which the model keeps.
     `val/loss` is the mean absolute error in these units, whatever the training's own loss is, and
@@ -60,7 +60,7 @@ class PropertyTraining(lightning.LightningModule):
 
     def __init__(
         self,
-        model: CGCNN,
+        model: PropertyNetwork,
         loss: LossKind = "absolute",
         optimizer: OptimizerOptions = OptimizerOptions(kind="adamw"),  # noqa: B008 frozen
     ) -> None:
@@ -76,15 +76,20 @@ class PropertyTraining(lightning.LightningModule):
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             mean, deviation = data.statistics(self.model.properties)
             self.model.set_targets(*(torch.from_numpy(a).float() for a in (mean, deviation)))
-            self.seed = data.seed  # all that is drawn here is the order
+            self.seed = data.seed  # of the order, and of all else that is drawn
 
-    def training_step(self, batch: CrystalGraphs, batch_idx: int) -> Tensor:
+    def training_step(self, batch: CrystalBatch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
-        loss = property_loss(self.model.standardised(batch), *self._targets(batch), self.loss)
+        told = self.model.standardised(self.augmented(batch)).to(self.model.target_mean.dtype)
+        loss = property_loss(told, *self._targets(batch), self.loss)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
-    def validation_step(self, batch: CrystalGraphs, batch_idx: int) -> None:
+    def augmented(self, batch: CrystalBatch) -> CrystalBatch:
+        """The crystals that a step learns from; as they are."""
+        return batch
+
+    def validation_step(self, batch: CrystalBatch, batch_idx: int) -> None:
         """Mean absolute errors."""
         target, known = self._targets(batch)
         error = (self.model.standardised(batch) - target).abs()
@@ -95,7 +100,7 @@ class PropertyTraining(lightning.LightningModule):
         total = int(known.sum())
         self._log_mean("val/loss", error[known].sum() / max(1, total), total)
 
-    def _targets(self, batch: CrystalGraphs) -> tuple[Tensor, Tensor]:
+    def _targets(self, batch: CrystalBatch) -> tuple[Tensor, Tensor]:
         """(B, P) standardised, and where they are known."""
         target = torch.stack([batch.properties[name] for name in self.model.properties], dim=-1)
         return (target - self.model.target_mean) / self.model.target_scale, target.isfinite()
@@ -110,4 +115,7 @@ class PropertyTraining(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Tell the checkpoint which model its weights belong to."""
-        checkpoint["nesf"] = model_entry("baselines.voxel_icsg3d.cgcnn.CGCNN", self.model.init_args)
+        kind = type(self.model)
+        checkpoint["nesf"] = model_entry(
+            f"{kind.__module__}.{kind.__qualname__}", self.model.init_args
+        )

@@ -1,0 +1,1 @@
+"""VoxelNet: properties from voxels of reciprocal space."""
