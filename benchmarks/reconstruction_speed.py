@@ -5,7 +5,7 @@ python benchmarks/reconstruction_speed.py ../shared/data/lcs6/test.csv.gz --mode
 Each batch size is measured in a process of its own, so that its peak memory is its own: all of
 the process, and what reconstruction takes beyond the interpreter, model and crystals. Reading files
 and writing results are not counted. The parts are timed, and field evaluations counted, in a pass
-of their own; evaluations for the gradients of refinement are not among them. Scores stand beside
+of their own; those for the steps of refinement are not among them. Scores stand beside
 the speed, since they are bought with it.
 """
 
@@ -97,9 +97,9 @@ class Watch:
                     function = self.timed(getattr(nesf.reconstruct, name), part)
                     stack.enter_context(patch.object(nesf.reconstruct, name, function))
             stack.enter_context(patch.object(module, "encode", self.timed(encode, "encode")))
-            descent = nesf.refine.Descent
-            step = self.timed(descent.advance, "refinement")
-            stack.enter_context(patch.object(descent, "advance", step))
+            fit = nesf.refine.LatentFit
+            step = self.timed(fit.advance, "refinement")
+            stack.enter_context(patch.object(fit, "advance", step))
             counted = patch.object(
                 module, "fields", lambda *args, **kwargs: self.counted(fields(*args, **kwargs))
             )

@@ -116,12 +116,14 @@ class Model:
                 none for other models.
 
         Raises:
-            InputError: the model has no fields to fit a latent by.
+            InputError: the model has no fields to fit a latent by, or there are fewer than none.
         """
         able = isinstance(self.module, NeSF)
         if steps and not able:
             kind = type(self.module).__name__
             raise InputError(f"latents of a {kind} cannot be refined; leave refine out, or give 0")
+        if steps is not None and steps < 0:
+            raise InputError(f"refine is {steps}; give a number of steps, or 0 for none")
         if steps is None:
             steps = RefineOptions().steps if able else 0
         return RefineOptions(steps=steps)

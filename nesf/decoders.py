@@ -1,5 +1,6 @@
 """Learned fields: MLPs from a latent code and query points to offsets and species logits."""
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -199,9 +200,23 @@ class FieldDecoder(nn.Module):
         lattice: Float[Tensor, "b 3 3"],
     ) -> Float[Tensor, "b q o"]:
         """The MLP's answer at Cartesian query points (Å), in the network's own units."""
+        features = self.query_features(query, lattice)
+        dtype = next(self.mlp.parameters()).dtype  # of a rounded decoder
+        return self.mlp(latent.to(dtype), features.to(dtype)).float()
+
+    def rounded(self) -> "FieldDecoder":
+        """The same decoder with weights in bfloat16: autocast would round them in every call."""
+        twin = copy.copy(self)
+        twin._modules = {**self._modules, "mlp": copy.deepcopy(self.mlp).to(torch.bfloat16)}
+        return twin
+
+    def query_features(
+        self, query: Float[Tensor, "b q 3"], lattice: Float[Tensor, "b 3 3"]
+    ) -> Float[Tensor, "b q f"]:
+        """What the MLP sees of Cartesian query points (Å)."""
         if self.coordinates == "fractional":
             query = cart_to_frac(query, lattice)
-        return self.mlp(latent, self.features(query)).float()
+        return self.features(query)
 
 
 class PositionField(FieldDecoder):
@@ -244,6 +259,12 @@ class PositionField(FieldDecoder):
         if self.coordinates == "fractional":
             return frac_to_cart(out * self.OFFSET_SCALE, lattice)
         return out
+
+    def units(self, lattice: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 3 3"]:
+        """The displacement (Å) that each of the MLP's three outputs stands for, as rows."""
+        if self.coordinates == "fractional":
+            return lattice * self.OFFSET_SCALE
+        return torch.eye(3, dtype=lattice.dtype, device=lattice.device).expand_as(lattice)
 
 
 class SpeciesField(FieldDecoder):

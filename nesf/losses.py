@@ -1,7 +1,7 @@
 """Training losses: pure functions of predictions and targets."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,9 +39,16 @@ def species_loss(logits: Float[Tensor, "r q s"], species: Int[Tensor, "r q"]) ->
 
 
 def elements_loss(
-    logits: Float[Tensor, "b s"], species: Int[Tensor, "b n"], mask: Tensor
+    logits: Float[Tensor, "b s"], species: Int[Tensor, "b n"], mask: Bool[Tensor, "b n"]
 ) -> Float[Tensor, ""]:
-    """Binary cross-entropy of which elements occur, summed over elements, mean over crystals."""
+    """Mean over crystals of `elements_entropy`."""
+    return elements_entropy(logits, species, mask).mean()
+
+
+def elements_entropy(
+    logits: Float[Tensor, "b s"], species: Int[Tensor, "b n"], mask: Bool[Tensor, "b n"]
+) -> Float[Tensor, " b"]:
+    """Binary cross-entropy of which elements occur, summed over elements."""
     occurs = torch.zeros_like(logits)
     occurs.scatter_reduce_(1, species, mask.to(logits.dtype), reduce="amax")
-    return F.binary_cross_entropy_with_logits(logits, occurs, reduction="none").sum(-1).mean()
+    return F.binary_cross_entropy_with_logits(logits, occurs, reduction="none").sum(-1)

@@ -50,6 +50,19 @@ class TrainingQueries:
     position: tuple[QueryBlock, ...]
     species: tuple[QueryBlock, ...]
 
+    def select(self, rows: Int[Tensor, " r"]) -> TrainingQueries:
+        """What is asked of some crystals, where each block has one row a crystal, in their order.
+
+        Args:
+            rows: index of the crystals that are kept.
+        """
+        crystal = torch.arange(len(rows), device=rows.device)
+        position, species = (
+            tuple(QueryBlock(crystal, block.query[rows]) for block in blocks)
+            for blocks in (self.position, self.species)
+        )
+        return TrainingQueries(position, species)
+
 
 class QuerySampler(Protocol):
     """Draws the queries of a training step."""

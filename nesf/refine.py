@@ -1,9 +1,10 @@
 """Latents fitted to their crystals, where what the encoder says does not decode to them.
 
 An encoder answers at once, and errs on what it has seen too little of. The decoder often holds
-the crystal all the same, behind another latent, which gradient descent on the latent alone finds:
-the auto-decoder of DeepSDF (Park et al., arXiv:1901.05103, eq. 10), begun at the encoder's answer.
-The weights stay as they are, and the latent remains all that the decoder is told.
+the crystal all the same, behind another latent: the auto-decoder of DeepSDF (Park et al.,
+arXiv:1901.05103, eq. 10), begun at the encoder's answer. A latent has some hundred numbers, so that
+it is found by least squares in a few steps, where gradient descent takes hundreds. The weights stay
+as they are, and the latent remains all that the decoder is told.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from torch import Tensor
 
 from nesf.autoencoder import NeSF
 from nesf.crystal import CrystalBatch, standardised
-from nesf.objective import LossOptions, loss_parts, total_loss
-from nesf.precision import autocast
-from nesf.queries import CellQueries
+from nesf.precision import full_precision
+from nesf.queries import CellQueries, TrainingQueries, in_cell_coords
 from nesf.random import generator_for
 from nesf.reconstruct import Reconstruction, join_reconstructions
+from nesf.residuals import Residuals, Weights
 from nesf.scoring import count_faults
 
-ADAM_BETAS, ADAM_EPS = (0.9, 0.99), 1e-12
+# crystals whose derivatives are held at once: 3 MB each on the way, at the default queries
+CRYSTALS_AT_ONCE = {"cpu": 32, "cuda": 512}
+FEW = CellQueries(uniform=32, near=48, near_width=0.4, species=16, shared=True)
+MANY = CellQueries(uniform=32, near=192, near_width=0.3, species=16, shared=True)
 
 
 @dataclass(frozen=True)
@@ -33,51 +37,56 @@ class RefineOptions:
     """How latents are fitted to their crystals.
 
     Attributes:
-        steps: of gradient descent (Adam), at most; 0 leaves the encoder's latents as they are. The
-            first quarter is for the many that need little, the rest for the few that need much:
-            the rate falls to 0 along a cosine in each, the second time from half as high.
-        check_every: decode after so many steps, and be done with latents that give their crystals.
-        rate: of the first step, in units of the latent's root mean square.
+        steps: of least squares, at most; 0 leaves the encoder's latents as they are.
+        first_steps: of them with few queries, for the many latents that need little; the others
+            are for the few that need much.
+        check_every: after each of the first steps and then after so many, latents whose fields
+            have come right are decoded, and those that give their crystals are done.
+        damping: of a step, as a share of the mean curvature (Levenberg, Q. Appl. Math. 2, 164,
+            1944).
+        memory: weight of each step's quadratic in the next step, where it stands for the queries of
+            the steps before; 0 forgets them.
         whitening: how far directions are evened out in which the decoders feel the latent more or
-            less (see `whitened`), 0 not at all to 1 altogether.
+            less (see `whitened`), 0 not at all to 1 altogether; what is even is damped evenly.
         tolerance: atoms farther off than this are not the crystal's, Å.
         lattice_tolerance: nor is a lattice with a vector farther off than this, Å.
-        queries: where the fields are asked.
-        losses: what is minimised.
+        queries: where the fields are asked, anew in each of the first steps.
+        more_queries: and in each of the others.
+        weights: of what is minimised.
         seed: of the queries.
     """
 
-    steps: int = 1200
-    check_every: int = 50
-    rate: float = 0.3
-    whitening: float = 0.5
+    steps: int = 60
+    first_steps: int = 8
+    check_every: int = 2
+    damping: float = 0.1
+    memory: float = 0.7
+    whitening: float = 1.0
     tolerance: float = 0.03
     lattice_tolerance: float = 0.1
-    queries: CellQueries = field(
-        default_factory=lambda: CellQueries(uniform=32, near=48, species=16, shared=True)
-    )
-    losses: LossOptions = field(default_factory=LossOptions)
+    queries: CellQueries = FEW
+    more_queries: CellQueries = MANY
+    weights: Weights = field(default_factory=Weights)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ValueError(f"steps must not be negative, not {self.steps}")
+        for name in ("steps", "first_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if self.check_every < 1:
             raise ValueError(f"check_every must be at least 1, not {self.check_every}")
         if not 0 <= self.whitening <= 1:
             raise ValueError(f"whitening is a share, 0 to 1, not {self.whitening}")
-        for name in ("rate", "tolerance", "lattice_tolerance"):
+        if not 0 <= self.memory < 1:
+            raise ValueError(f"memory is a share below 1, not {self.memory}")
+        for name in ("damping", "tolerance", "lattice_tolerance"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
 
-    def rate_at(self, step: int) -> float:
-        """The rate of a step, counted from 0, in units of the latent's root mean square."""
-        first = math.ceil(self.steps / 4)
-        if step < first:
-            done, rate = step / first, self.rate
-        else:
-            done, rate = (step - first) / (self.steps - first), self.rate / 2
-        return rate * 0.5 * (1 + math.cos(math.pi * done))
+    def until_check(self, step: int) -> int:
+        """How many steps to take after `step` of them before latents are looked at."""
+        count = 1 if step < self.first_steps else self.check_every
+        return min(count, self.steps - step)
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ class Refined:
         found: what they decode to.
         faults: (B,) what is wrong with it, see `nesf.scoring.count_faults`; 0 where it is the
             crystal itself.
-        steps: (B,) steps of gradient descent that each took.
+        steps: (B,) steps that each took.
     """
 
     latent: Float[Tensor, "b l"]
@@ -119,26 +128,36 @@ def refine_latents(
     """
     crystals = standardised(crystals)
     best, found = latent.clone(), [decode(latent)]
-    faults = count_faults(found[0].crystals, crystals, options.tolerance, options.lattice_tolerance)
+
+    def faults_of(some: Reconstruction, true: CrystalBatch) -> Tensor:
+        limits = (options.tolerance, options.lattice_tolerance)
+        return count_faults(some.crystals, true, *limits, walls=model.walls)
+
+    faults = faults_of(found[0], crystals)
     place = torch.arange(len(latent), device=latent.device)  # each crystal's best one in `found`
-    taken = torch.zeros_like(place)
+    taken, due = torch.zeros_like(place), torch.zeros_like(place)
     open_ = faults.nonzero().squeeze(-1)
-    descent = Descent(model, crystals.select(open_), latent[open_], options)
-    while len(open_) and descent.step < options.steps:
-        for _ in range(min(options.check_every, options.steps - descent.step)):
-            descent.advance()
-        taken[open_] = descent.step
-        again = decode(descent.latent)
-        left = count_faults(
-            again.crystals, descent.crystals, options.tolerance, options.lattice_tolerance
-        )
-        better = left < faults[open_]
-        rows = open_[better]
-        place[rows] = sum(len(one.crystals) for one in found) + better.nonzero().squeeze(-1)
-        faults[rows], best[rows] = left[better], descent.latent[better]
+    fit = LatentFit(model, crystals.select(open_), latent[open_], options)
+    while len(open_) and fit.step < options.steps:
+        for _ in range(options.until_check(fit.step)):
+            fit.advance()
+        taken[open_] = fit.step
+        # decoding costs several steps: only where it can succeed, not again soon where it has
+        # failed, and at the end
+        tried = fit.fields_right() & (due[open_] <= fit.step) | (fit.step >= options.steps)
+        if not tried.any():
+            continue
+        rows, tried_latent = open_[tried], fit.latent[tried]
+        due[rows] = 1 + fit.step * 3 // 2
+        again = decode(tried_latent)
+        left = faults_of(again, crystals.select(rows))
+        better = left < faults[rows]
+        place[rows[better]] = sum(len(one.crystals) for one in found) + better.nonzero().squeeze(-1)
+        faults[rows[better]], best[rows[better]] = left[better], tried_latent[better]
         found.append(again)
-        descent.keep(left > 0)
-        open_ = open_[left > 0]
+        still = faults[open_] > 0
+        fit.keep(still)
+        open_ = open_[still]
     return Refined(best, join_reconstructions(found).select(place), faults, taken)
 
 
@@ -160,8 +179,12 @@ def whitened(model: NeSF, exponent: float, ridge: float = 1e-3) -> Float[Tensor,
     return (basis / basis.square().sum(-1).mean().sqrt()).float()
 
 
-class Descent:
-    """Adam (arXiv:1412.6980) on latents alone, each crystal for itself, in a whitened basis.
+class LatentFit:
+    """Damped least squares on latents alone, each crystal for itself, in a whitened basis.
+
+    Each step asks the fields at new points, and minimises the sum of this step's quadratic and of
+    those before it, each weighted less the older it is: recursive least squares, whose forgetting
+    outlives the points and the weights that no longer hold.
 
     Args:
         model: the decoders.
@@ -170,6 +193,7 @@ class Descent:
         options: every knob.
 
     Attributes:
+        crystals: those that are fitted.
         latent: (B, L) where it is now.
         step: steps taken.
     """
@@ -184,36 +208,63 @@ class Descent:
         self.model, self.crystals, self.options = model, crystals, options
         self.latent = latent.detach().clone()
         self.step = 0
-        self._scale = latent.square().mean(-1, keepdim=True).sqrt()  # (B, 1)
-        self._mean, self._square = torch.zeros_like(latent), torch.zeros_like(latent)
         self._basis = whitened(model, options.whitening)  # (L, L)
+        self._residuals = Residuals(model, self._basis, options.weights)
+        batch, length = latent.shape
+        self._moved = torch.zeros_like(latent)  # from the beginning, in the basis
+        # the quadratic u^T curvature u / 2 + pull^T u of all that was moved, u
+        self._curvature = latent.new_zeros(batch, length, length)
+        self._pull = torch.zeros_like(latent)
 
+    @torch.no_grad()
     def advance(self) -> None:
         """One step."""
-        options = self.options
-        (beta1, beta2), gradient = ADAM_BETAS, self._gradient() @ self._basis
-        self._mean.lerp_(gradient, 1 - beta1)
-        self._square.lerp_(gradient.square(), 1 - beta2)
-        rate = options.rate_at(self.step)
+        generator = generator_for(self.options.seed, "refine", self.step, device=self.latent.device)
+        with full_precision(self.latent.device):
+            first = self.step < self.options.first_steps
+            queries = self.options.queries if first else self.options.more_queries
+            asked = queries(self.crystals, generator)
+            size = CRYSTALS_AT_ONCE.get(self.latent.device.type, 32)
+            for rows in torch.arange(len(self.latent), device=self.latent.device).split(size):
+                self._advance(rows, asked)
         self.step += 1
-        mean = self._mean / (1 - beta1**self.step)
-        square = self._square / (1 - beta2**self.step)
-        move = (mean / (square.sqrt() + ADAM_EPS)) @ self._basis.mT
-        self.latent = self.latent - rate * self._scale * move
+
+    def _advance(self, rows: Int[Tensor, " r"], asked: TrainingQueries) -> None:
+        options, moved = self.options, self._moved[rows].unsqueeze(-1)  # (R, L, 1)
+        here = self._residuals(self.crystals.select(rows), self.latent[rows], asked.select(rows))
+        curvature = options.memory * self._curvature[rows] + here.curvature
+        pull = options.memory * self._pull[rows].unsqueeze(-1)
+        pull = pull + here.slope.unsqueeze(-1) - here.curvature @ moved
+        mean = curvature.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
+        damped = curvature + torch.diag_embed((options.damping * mean).expand_as(self._pull[rows]))
+        # what a latent cannot change has no curvature: nothing moves then
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        change = -torch.cholesky_solve(curvature @ moved + pull, factor).squeeze(-1)
+        change = torch.where(failed.unsqueeze(-1) == 0, change, 0.0)
+        self._curvature[rows], self._pull[rows] = curvature, pull.squeeze(-1)
+        self._moved[rows] += change
+        self.latent[rows] += change @ self._basis.mT
+
+    def fields_right(self) -> Bool[Tensor, " b"]:
+        """Whether fields and heads agree with the crystals at the atoms themselves.
+
+        Where they do not, decoding cannot give the crystal; where they do, it may yet find too
+        many atoms.
+        """
+        model, crystals, options = self.model, self.crystals, self.options
+        heads = model.heads(self.latent)
+        apart = (heads.lattice - crystals.lattice).norm(dim=-1).amax(-1)
+        right = apart <= options.lattice_tolerance
+        if model.count_head:
+            right &= heads.num_atoms == crystals.num_atoms.clamp_max(model.max_atoms)
+        fields = model.fields(self.latent, crystals.lattice)
+        atoms = in_cell_coords(crystals, model.margin)
+        off = fields.position(atoms).norm(dim=-1) > options.tolerance
+        other = fields.species(atoms).argmax(-1) != crystals.species
+        return right & ~((off | other) & crystals.mask).any(-1)
 
     def keep(self, mask: Bool[Tensor, " b"]) -> None:
         """Go on with some of the crystals."""
         self.crystals = self.crystals.select(mask)
-        self.latent, self._scale = self.latent[mask], self._scale[mask]
-        self._mean, self._square = self._mean[mask], self._square[mask]
-
-    def _gradient(self) -> Float[Tensor, "b l"]:
-        options, device = self.options, self.latent.device
-        generator = generator_for(options.seed, "refine", self.step, device=device)
-        with torch.enable_grad(), autocast(device):
-            latent = self.latent.detach().requires_grad_(True)
-            asked = options.queries(self.crystals, generator)
-            parts = loss_parts(self.model, self.crystals, latent, asked, options.losses)
-            # the sum over crystals: each one's gradient is its own
-            loss = total_loss(parts, options.losses) * len(latent)
-            return torch.autograd.grad(loss, latent)[0]
+        self.latent, self._moved = self.latent[mask], self._moved[mask]
+        self._curvature, self._pull = self._curvature[mask], self._pull[mask]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 import torch
 from crystals import random_crystals
@@ -18,13 +16,14 @@ from nesf.autoencoder import NeSF
 from nesf.crystal import CrystalBatch, standardised
 from nesf.errors import InputError
 from nesf.exact import exact_fields
-from nesf.objective import loss_parts, total_loss
+from nesf.objective import LossOptions, loss_parts, total_loss
 from nesf.queries import CellQueries
 from nesf.random import generator_for
 from nesf.reconstruct import Reconstruction, join_reconstructions, reconstruct
-from nesf.refine import Descent, RefineOptions, refine_latents, whitened
+from nesf.refine import LatentFit, RefineOptions, refine_latents, whitened
 
-QUICK = RefineOptions(steps=20, check_every=10)
+QUICK = RefineOptions(steps=6, first_steps=3)
+NO_FIRST = RefineOptions(steps=10, first_steps=0, check_every=10)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +42,8 @@ def crystals() -> CrystalBatch:
 def loss(model: NeSF, crystals: CrystalBatch, latent: torch.Tensor) -> float:
     queries = CellQueries(uniform=256, near=256, species=128)
     asked = queries(crystals, generator_for(7, "other queries"))
-    parts = loss_parts(model, crystals, latent, asked, QUICK.losses)
-    return float(total_loss(parts, QUICK.losses))
+    parts = loss_parts(model, crystals, latent, asked, LossOptions())
+    return float(total_loss(parts, LossOptions()))
 
 
 def exactly(crystals: CrystalBatch) -> Reconstruction:
@@ -54,29 +53,59 @@ def exactly(crystals: CrystalBatch) -> Reconstruction:
 def test_the_loss_falls_and_the_weights_stay(model: NeSF, crystals: CrystalBatch) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     latent = model.encode(crystals)
-    options = RefineOptions(steps=80)
-    descent = Descent(model, crystals, latent, options)
-    for _ in range(options.steps):
-        descent.advance()
+    fit = LatentFit(model, crystals, latent, QUICK)
+    for _ in range(20):
+        fit.advance()
     # an untrained decoder can say little, whatever its latent
-    assert loss(model, crystals, descent.latent) < 0.95 * loss(model, crystals, latent)
-    assert not descent.latent.requires_grad
+    assert loss(model, crystals, fit.latent) < 0.9 * loss(model, crystals, latent)
+    assert not fit.latent.requires_grad
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
 
 
 def test_a_crystal_alone_and_among_others(model: NeSF, crystals: CrystalBatch) -> None:
-    def descend(part: CrystalBatch) -> torch.Tensor:
-        descent = Descent(model, part, model.encode(part), QUICK)
-        for _ in range(5):
-            descent.advance()
-        return descent.latent
+    def fitted(part: CrystalBatch) -> torch.Tensor:
+        fit = LatentFit(model, part, model.encode(part), QUICK)
+        for _ in range(3):
+            fit.advance()
+        return fit.latent
 
-    together = descend(crystals)
+    together = fitted(crystals)
+    size = float((together - model.encode(crystals)).norm(dim=-1).amin())
     for i in range(len(crystals)):
-        alone = descend(crystals.select([i]))
-        torch.testing.assert_close(alone[0], together[i], atol=2e-2, rtol=2e-2)
-    assert not torch.allclose(together, model.encode(crystals), atol=2e-2)
+        alone = fitted(crystals.select([i]))
+        # bfloat16 products of other shapes are rounded otherwise
+        assert float((alone[0] - together[i]).norm()) < 0.1 * size
+
+
+def test_chunks_change_nothing(
+    model: NeSF, crystals: CrystalBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fitted() -> torch.Tensor:
+        fit = LatentFit(model, crystals, model.encode(crystals), QUICK)
+        fit.advance()
+        fit.advance()
+        return fit.latent
+
+    whole = fitted()
+    monkeypatch.setitem(nesf.refine.CRYSTALS_AT_ONCE, "cpu", 2)
+    moved = (whole - model.encode(crystals)).norm(dim=-1)
+    assert ((fitted() - whole).norm(dim=-1) < 0.1 * moved).all()
+
+
+def test_latents_that_no_step_can_change_stay(model: NeSF, crystals: CrystalBatch) -> None:
+    """Decoders that do not listen have no curvature; nothing moves, and nothing is NaN."""
+    deaf = NeSF(latent_dim=16, max_atoms=8, encoder_width=32, position_widths=[8],
+                species_widths=[8]).eval().requires_grad_(False)  # fmt: skip
+    for layer in (
+        deaf.position_decoder.mlp.modulation, deaf.species_decoder.mlp.modulation,
+        deaf.cell_head[0], deaf.set_head[0],
+    ):  # fmt: skip
+        layer.weight.zero_()
+    latent = model.encode(crystals)
+    fit = LatentFit(deaf, crystals, latent, RefineOptions(whitening=0.0))
+    fit.advance()
+    assert torch.equal(fit.latent, latent)
 
 
 def test_what_decodes_to_its_crystal_is_left_alone(model: NeSF, crystals: CrystalBatch) -> None:
@@ -105,9 +134,7 @@ def test_the_fewest_faults_win(model: NeSF, crystals: CrystalBatch) -> None:
         mask[-1] = crystals.mask[-1]
         return exactly(found.replace(mask=mask))
 
-    refined = refine_latents(
-        model, crystals, latent, decode, RefineOptions(steps=10, check_every=10)
-    )
+    refined = refine_latents(model, crystals, latent, decode, NO_FIRST)
     several = crystals.num_atoms > 1
     assert several[:-1].any()
     assert refined.faults[-1] == 0  # all was well with the last one
@@ -121,8 +148,10 @@ def test_the_fewest_faults_win(model: NeSF, crystals: CrystalBatch) -> None:
     assert (refined.steps == 10).all()
 
 
-def test_what_is_done_leaves(model: NeSF, crystals: CrystalBatch) -> None:
-    """Of five crystals one comes right at each check."""
+def test_what_is_done_leaves(
+    model: NeSF, crystals: CrystalBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five crystals one comes right whenever they are decoded, which is ever less often."""
     sizes = []
 
     def decode(z: torch.Tensor) -> Reconstruction:
@@ -133,11 +162,45 @@ def test_what_is_done_leaves(model: NeSF, crystals: CrystalBatch) -> None:
             numbers[0] = part.atomic_numbers[0]
         return exactly(part.replace(atomic_numbers=numbers))
 
-    options = RefineOptions(steps=12, check_every=3)
+    monkeypatch.setattr(
+        LatentFit, "fields_right", lambda fit: torch.ones(len(fit.latent), dtype=torch.bool)
+    )
+    options = RefineOptions(steps=9, first_steps=2, check_every=2)
     refined = refine_latents(model, crystals, model.encode(crystals), decode, options)
-    assert sizes == [5, 5, 4, 3, 2]
-    assert refined.steps.tolist() == [3, 6, 9, 12, 12]
-    assert (refined.faults == 0).tolist() == [True] * 4 + [False]
+    assert sizes == [5, 5, 4, 3, 2, 1]
+    assert refined.steps.tolist() == [1, 2, 4, 8, 9]
+    assert refined.faults.tolist() == [0] * 5
+
+
+def test_only_fields_that_are_right_are_decoded(model: NeSF, crystals: CrystalBatch) -> None:
+    """An untrained model's never are: decoded once before, and once at the end."""
+    sizes = []
+
+    def decode(z: torch.Tensor) -> Reconstruction:
+        sizes.append(len(z))
+        return model.decode(z)
+
+    refine_latents(model, crystals, model.encode(crystals), decode, QUICK)
+    assert sizes == [5, 5]
+
+
+def test_the_fields_of_a_trained_model_are_right_where_it_decodes() -> None:
+    model = nesf.load("general")
+    diamond = Structure.from_spacegroup("Fd-3m", Lattice.cubic(3.57), ["C"], [[0, 0, 0]])
+    crystals = standardised(CrystalBatch.from_structures([diamond.get_primitive_structure()]))
+    latent = refine_latents(
+        model.module, crystals, model.encode(crystals), model.decode_crystals, RefineOptions()
+    ).latent
+    fit = LatentFit(model.module, crystals, latent, RefineOptions())
+    assert fit.fields_right().tolist() == [True]
+    other = crystals.replace(atomic_numbers=crystals.atomic_numbers + 1)
+    assert LatentFit(model.module, other, latent, RefineOptions()).fields_right().tolist() == [
+        False
+    ]
+    moved = crystals.frac_coords.clone()
+    moved[0, 0] += 0.1
+    fit = LatentFit(model.module, crystals.replace(frac_coords=moved), latent, RefineOptions())
+    assert fit.fields_right().tolist() == [False]
 
 
 def test_the_columns_are_those_of_the_crystals(crystals: CrystalBatch) -> None:
@@ -151,6 +214,12 @@ def test_the_columns_are_those_of_the_crystals(crystals: CrystalBatch) -> None:
     torch.testing.assert_close(again.site_spread[1:], found.site_spread)
 
 
+def test_looked_at_often_first_and_never_beyond_the_end() -> None:
+    options = RefineOptions(steps=3, first_steps=2, check_every=4)
+    assert [options.until_check(step) for step in range(3)] == [1, 1, 1]
+    assert RefineOptions(steps=40, first_steps=2, check_every=4).until_check(2) == 4
+
+
 def test_a_latent_that_was_lost_is_found_again() -> None:
     model = nesf.load("lcs6")
     rocksalt = Structure.from_spacegroup(
@@ -162,22 +231,13 @@ def test_a_latent_that_was_lost_is_found_again() -> None:
     lost = latent + 2 * latent.square().mean().sqrt() * noise
 
     def refined(steps: int):
-        options = RefineOptions(steps=steps, check_every=50)
+        options = RefineOptions(steps=steps)
         return refine_latents(model.module, crystals, lost, model.decode_crystals, options)
 
     assert refined(0).faults > 0
-    assert refined(200).faults == 0
-
-
-def test_the_rate_falls_twice() -> None:
-    options = RefineOptions(steps=100, rate=0.4)
-    rates = [options.rate_at(step) for step in range(100)]
-    assert rates[0] == pytest.approx(0.4)
-    assert rates[25] == pytest.approx(0.2)
-    assert max(rates[20:25]) < 0.05 > rates[99]
-    falls = [a > b for a, b in pairwise(rates)]
-    assert falls.count(False) == 1
-    assert not falls[24]
+    found = refined(60)
+    assert found.faults == 0
+    assert found.steps < 60
 
 
 @pytest.mark.parametrize("conditioning", ["modulate", "concat"])
@@ -210,8 +270,8 @@ def test_whitening_evens_out_the_decoders_first_answers(conditioning: str) -> No
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("whitening", 1.5), ("steps", -1), ("check_every", 0), ("rate", 0.0), ("tolerance", -1.0),
-     ("lattice_tolerance", float("nan"))],
+    [("whitening", 1.5), ("steps", -1), ("check_every", 0), ("damping", 0.0), ("memory", 1.0),
+     ("first_steps", -1), ("tolerance", -1.0), ("lattice_tolerance", float("nan"))],
 )  # fmt: skip
 def test_options_out_of_range(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
@@ -223,6 +283,11 @@ def test_other_models_have_no_refinement() -> None:
     assert model.refinement().steps == 0
     with pytest.raises(InputError, match="StandIn cannot be refined"):
         model.encode([Structure(Lattice.cubic(3), ["Fe"], [[0, 0, 0]])], refine=5)
+
+
+def test_fewer_steps_than_none() -> None:
+    with pytest.raises(InputError, match="refine is -5; give a number of steps, or 0"):
+        nesf.load("lcs6").refinement(-5)
 
 
 @settings(max_examples=20, deadline=None)

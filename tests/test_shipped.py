@@ -47,4 +47,5 @@ def test_configs_have_the_shape_of_the_general_model(name: str) -> None:
     shape = config["model"]["init_args"]["model"]["init_args"]
     shipped = read_model(find_model("general")).model
     assert shipped["class_path"] == config["model"]["init_args"]["model"]["class_path"]
-    assert shipped["init_args"] == NeSF(**shape).init_args
+    # a file says nothing of options that are younger than it
+    assert NeSF(**shipped["init_args"]).init_args == NeSF(**shape).init_args

@@ -1,0 +1,143 @@
+"""How far decoders are from known crystals near given latents, as a quadratic in the latent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from nesf.autoencoder import NeSF
+from nesf.crystal import CrystalBatch
+from nesf.encoder import cell_features
+from nesf.geometry import NearestImage
+from nesf.linearise import linearise
+from nesf.losses import elements_entropy
+from nesf.queries import FieldTarget, QueryBlock, TrainingQueries, field_target
+
+# below these an error counts as a square, beyond them as a distance
+POSITION_FLOOR = 0.005  # Å
+CELL_FLOOR = 0.02  # of cell features, as in training
+# cross-entropies c become squares of sqrt(2 c + this), whose derivative stays finite
+ENTROPY_FLOOR = 1e-4
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What each part of the loss counts for, as in training, where the position field has 1.
+
+    Attributes:
+        species: of the species field's cross-entropy.
+        cell: of the lattice head's Huber loss.
+        count: of the count head's cross-entropy.
+        elements: of the elements head's binary cross-entropy.
+    """
+
+    species: float = 0.2
+    cell: float = 1.0
+    count: float = 0.1
+    elements: float = 0.02
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """A sum of squares near given latents, along L directions: |r + J u|^2 / 2.
+
+    Attributes:
+        curvature: (B, L, L) J^T J.
+        slope: (B, L) J^T r.
+    """
+
+    curvature: Float[Tensor, "b l l"]
+    slope: Float[Tensor, "b l"]
+
+
+class Residuals:
+    """The training loss as reweighted squares, and their derivatives by the latent.
+
+    An absolute error |e| is e^2 / |e|, with the weight 1 / |e| of the present latents; there, the
+    squares have the gradient of the loss itself (iteratively reweighted least squares: Holland and
+    Welsch, Commun. Stat. A 6, 813, 1977). A cross-entropy c is the square of sqrt(2 c), halved.
+
+    Args:
+        model: the decoders, in evaluation mode.
+        directions: (L, L) its columns are the directions of derivatives.
+        weights: of the parts.
+    """
+
+    def __init__(self, model: NeSF, directions: Float[Tensor, "l l"], weights: Weights) -> None:
+        self.model, self.directions, self.weights = model, directions, weights
+        self._position = linearise(model.position_decoder.mlp, directions)
+        self._species = linearise(model.species_decoder.mlp, directions)
+
+    def __call__(
+        self, crystals: CrystalBatch, latent: Float[Tensor, "b l"], asked: TrainingQueries
+    ) -> Quadratic:
+        """The loss near latents (B, L) of B crystals in standard orientation.
+
+        Args:
+            crystals: the truth.
+            latent: near which.
+            asked: where the fields are asked; one block each, a row a crystal.
+        """
+        (position,), (species,) = asked.position, asked.species
+        parts = (
+            self._position_rows(crystals, latent, position),
+            self._species_rows(crystals, latent, species),
+            self._head_rows(crystals, latent),
+        )
+        jacobian = torch.cat([rows for rows, _ in parts], dim=1)  # (B, R, L)
+        residual = torch.cat([values for _, values in parts], dim=1)  # (B, R)
+        slope = (residual.unsqueeze(1) @ jacobian).squeeze(1)
+        return Quadratic(jacobian.mT @ jacobian, slope)
+
+    def _position_rows(
+        self, crystals: CrystalBatch, latent: Tensor, block: QueryBlock
+    ) -> tuple[Tensor, Tensor]:
+        decoder, target = self.model.position_decoder, self._target(block, crystals)
+        found = self._position(latent, decoder.query_features(block.query, crystals.lattice))
+        units = decoder.units(crystals.lattice)
+        error = found.value @ units - target.offset  # (B, Q, 3)
+        # nesf.losses.scaled_distance_loss
+        tolerated = 0.1 + 0.5 * target.offset.norm(dim=-1)
+        away = error.norm(dim=-1).clamp_min(POSITION_FLOOR)
+        weight = (tolerated * away * block.query.shape[1]).rsqrt()[..., None]  # (B, Q, 1)
+        # (B, 1, 3, 3) by (B, Q, 1, 1): row k, the weights of the outputs in coordinate k
+        rows = found.pull(units.mT.unsqueeze(1) * weight.unsqueeze(-1))
+        return rows.flatten(1, 2), (error * weight).flatten(1)  # (B, Q, 3, L) -> (B, 3Q, L)
+
+    def _species_rows(
+        self, crystals: CrystalBatch, latent: Tensor, block: QueryBlock
+    ) -> tuple[Tensor, Tensor]:
+        decoder, target = self.model.species_decoder, self._target(block, crystals)
+        found = self._species(latent, decoder.query_features(block.query, crystals.lattice))
+        logs = found.value.log_softmax(-1)
+        entropy = -logs.gather(-1, target.species.unsqueeze(-1))  # (B, Q, 1)
+        value = (2 * entropy + ENTROPY_FLOOR).sqrt()
+        share = (self.weights.species / block.query.shape[1]) ** 0.5
+        wanted = F.one_hot(target.species, logs.shape[-1])
+        rows = found.pull(((logs.exp() - wanted) / value * share).unsqueeze(2))
+        return rows.squeeze(2), value.squeeze(-1) * share  # (B, Q, 1, L) -> (B, Q, L)
+
+    def _head_rows(self, crystals: CrystalBatch, latent: Tensor) -> tuple[Tensor, Tensor]:
+        model, weights = self.model, self.weights
+        with torch.enable_grad():
+            own = latent.detach().requires_grad_(True)
+            heads = model.heads(own)
+            error = heads.cell - cell_features(crystals.lattice)
+            cell = error * (weights.cell / 6 / error.detach().abs().clamp_min(CELL_FLOOR)).sqrt()
+            count = crystals.num_atoms.clamp_max(model.max_atoms)
+            entropies = (
+                weights.count * F.cross_entropy(heads.count, count, reduction="none"),
+                weights.elements
+                * elements_entropy(heads.elements, crystals.species, crystals.mask),
+            )
+            values = [*cell.unbind(-1), *((2 * e + ENTROPY_FLOOR).sqrt() for e in entropies)]
+            rows = [torch.autograd.grad(v.sum(), own, retain_graph=True)[0] for v in values]
+        return torch.stack(rows, dim=1) @ self.directions, torch.stack(values, dim=1).detach()
+
+    def _target(self, block: QueryBlock, crystals: CrystalBatch) -> FieldTarget:
+        images = NearestImage.of(crystals.lattice) if self.model.periodic else None
+        return field_target(block, crystals, self.model.margin, images)
