@@ -48,6 +48,7 @@ __all__ = ["evaluate", "evaluate_files", "format_table"]
 SCHEMA_VERSION = 1
 # true atom counts, first and last
 ATOM_COUNT_BINS = ((1, 4), (5, 8), (9, 16), (17, 32), (33, None))
+BOX_COUNT_BINS = ((1, 16), (17, 64), (65, 128), (129, 256), (257, None))
 
 
 def evaluate(
@@ -63,6 +64,7 @@ def evaluate(
     workers: int | None = None,
     progress: bool = True,
     meeting: Meeting | None = None,
+    boxes: bool = False,
 ) -> dict[str, Any]:
     """Score predicted crystals against reference crystals of the same ids.
 
@@ -83,6 +85,8 @@ def evaluate(
         workers: processes for reading and matching; by default one a CPU core.
         progress: whether to show progress bars.
         meeting: with ranks that share the matching (`match_share`); this is rank 0.
+        boxes: both sides are boxes (`nesf.boxes`): distances are plain ones, and there is nothing
+            to match.
 
     Returns:
         A JSON-able dict: "metrics", "refined" (or None), "chance" (or None), "by_num_atoms",
@@ -90,8 +94,12 @@ def evaluate(
         "settings". Each figure is {"value", "low", "high"}.
 
     Raises:
-        InputError: duplicate ids, no usable reference, or no id in common.
+        InputError: duplicate ids, no usable reference, or no id in common; or boxes are to be
+            symmetrised.
     """
+    if boxes and refine:
+        raise InputError("boxes have no symmetry to refine; leave --refine-symmetry out")
+    matching = matching and not boxes
     match_options = match_options or MatchOptions(workers=workers)
     sides = Sides.read(predicted, reference, workers, progress)
     names, guesses, reasons = sides.names, sides.guesses, sides.reasons
@@ -101,7 +109,7 @@ def evaluate(
         matches = match_here(pairs, match_options, progress)
     elif matching and meeting is not None:
         matches = match_together(meeting, names, pairs, match_options, progress)
-    scores = _score(names, pairs, matches, RAW)
+    scores = _score(names, pairs, matches, RAW, boxes)
     refined = _score(names, pairs, matches, REFINED) if refine else None
     chance = _chance(matches[CHANCE], bootstrap, seed) if matching else None
     failures = [{"id": s.id, "reason": reasons.get(s.id, s.failure)} for s in scores if s.failure]
@@ -116,10 +124,10 @@ def evaluate(
             "not_in_reference": len(strangers),
             "reference_rejected": len(sides.unreadable),
         },
-        "metrics": summarize(scores, bootstrap=bootstrap, seed=seed),
+        "metrics": _summary(scores, bootstrap, seed, boxes),
         "refined": refined and summarize(refined, bootstrap=bootstrap, seed=seed),
         "chance": chance,
-        "by_num_atoms": _by_num_atoms(scores, bootstrap, seed),
+        "by_num_atoms": _by_num_atoms(scores, bootstrap, seed, boxes),
         "failures": failures,
         "match_failures": [
             {"id": s.id, "reason": s.match.failure}
@@ -129,7 +137,7 @@ def evaluate(
         "not_in_reference": strangers,
         "reference_rejected": sides.unreadable,
         "rows": [score_row(score) for score in scores],
-        "settings": _settings(match_options, refine, bootstrap, seed),
+        "settings": _settings(match_options, refine, bootstrap, seed) | {"boxes": boxes},
     }
 
 
@@ -145,6 +153,7 @@ def evaluate_files(
     seed: int = 0,
     workers: int | None = None,
     timeout_s: float = 20.0,
+    boxes: bool = False,
 ) -> int:
     """`nesf evaluate`: print the table, list what failed, write JSON and CSV.
 
@@ -159,6 +168,7 @@ def evaluate_files(
         seed: of resamples and chance level.
         workers: processes.
         timeout_s: time limit for one StructureMatcher pair, s.
+        boxes: both sides are boxes, without periodic images.
 
     Returns:
         Exit code: 0, or 1 if a prediction is a failure or a reference could not be read.
@@ -179,6 +189,7 @@ def evaluate_files(
             seed=seed,
             workers=ranks.workers(workers),
             meeting=meeting,
+            boxes=boxes,
         )
         return _tell(result, json_file, rows_file)
 
@@ -193,7 +204,7 @@ def evaluate_files(
             return meeting.conclude(code)
         sides = Sides.read(predicted, reference, ranks.workers(workers), progress=False)
         pairs = sides.pairs(refine, CHANCE_CRYSTALS, seed, ranks.part)
-        if matching:
+        if matching and not boxes:
             match_share(meeting, sides.names, pairs, options, progress=False)
         return meeting.conclude(None)
 
@@ -216,11 +227,11 @@ def _tell(result: dict[str, Any], json_file: str | None, rows_file: str | None) 
 
 
 def _score(
-    names: Sequence[str], pairs: PairSets, matches: Verdicts, title: str
+    names: Sequence[str], pairs: PairSets, matches: Verdicts, title: str, boxes: bool = False
 ) -> list[CrystalScore]:
     verdicts: Sequence[Match | None] = matches.get(title, [None] * len(names))
     return [
-        score_crystal(name, true, guess, match)
+        score_crystal(name, true, guess, match, boxes)
         for name, (guess, true), match in zip(names, pairs[title], verdicts, strict=True)
     ]
 
@@ -232,15 +243,23 @@ def _chance(matches: Sequence[Match], bootstrap: int, seed: int) -> dict[str, An
     return {"crystals": len(matches), "match_rate": rate, "match_rmse": rmse}
 
 
+def _summary(
+    scores: Sequence[CrystalScore], bootstrap: int, seed: int, boxes: bool
+) -> dict[str, Any]:
+    """All figures; of boxes those without images once only."""
+    found = summarize(scores, bootstrap=bootstrap, seed=seed)
+    return {k: v for k, v in found.items() if not (boxes and k.endswith("_published"))}
+
+
 def _by_num_atoms(
-    scores: Sequence[CrystalScore], bootstrap: int, seed: int
+    scores: Sequence[CrystalScore], bootstrap: int, seed: int, boxes: bool
 ) -> list[dict[str, Any]]:
     """The same figures for small and large cells."""
     bins = []
-    for first, last in ATOM_COUNT_BINS:
+    for first, last in BOX_COUNT_BINS if boxes else ATOM_COUNT_BINS:
         part = [s for s in scores if first <= s.num_atoms and (last is None or s.num_atoms <= last)]
         if part:
-            metrics = summarize(part, bootstrap=bootstrap, seed=seed)
+            metrics = _summary(part, bootstrap, seed, boxes)
             bins.append({"first": first, "last": last, "crystals": len(part), "metrics": metrics})
     return bins
 

@@ -138,6 +138,21 @@ def periodic_site_errors(reference: Cell, predicted: Cell | None) -> SiteErrors:
     return _nearest_both_ways(table, reference.atomic_numbers, predicted.atomic_numbers)
 
 
+def box_site_errors(reference: Cell, predicted: Cell | None) -> SiteErrors:
+    """Site errors of boxes (`nesf.boxes`): plain distances, coordinates as given.
+
+    The faces of a box are walls: nothing is wrapped, and there are no images.
+
+    Args:
+        reference: the true box.
+        predicted: the predicted one; None for a failure (see `failed_site_errors`).
+    """
+    if predicted is None:
+        return failed_site_errors(reference)
+    table = distances(*(standard_cart_coords(cell) for cell in (reference, predicted)))
+    return _nearest_both_ways(table, reference.atomic_numbers, predicted.atomic_numbers)
+
+
 def failed_site_errors(reference: Cell) -> SiteErrors:
     """What a failure scores: as many atoms as the reference has, all as wrong as can be.
 

@@ -17,6 +17,7 @@ from eval.matching import Match
 from eval.metrics import (
     LatticeErrors,
     SiteErrors,
+    box_site_errors,
     count_error,
     lattice_errors,
     periodic_site_errors,
@@ -34,7 +35,7 @@ class CrystalScore:
         num_atoms: atoms of the reference.
         count_error: predicted minus true atom count.
         published: site errors as published (in-cell, plain distances).
-        periodic: site errors to the nearest image.
+        periodic: site errors to the nearest image; of boxes, which have none, plain ones in both.
         lattice: lattice errors.
         match: StructureMatcher's verdict; None if it was not asked.
     """
@@ -55,7 +56,11 @@ class CrystalScore:
 
 
 def score_crystal(
-    name: str, reference: Cell, predicted: Cell | None, match: Match | None = None
+    name: str,
+    reference: Cell,
+    predicted: Cell | None,
+    match: Match | None = None,
+    boxes: bool = False,
 ) -> CrystalScore:
     """Score one prediction; a missing or unusable one is a failure (see `eval.metrics`).
 
@@ -64,16 +69,22 @@ def score_crystal(
         reference: the true crystal.
         predicted: the predicted one.
         match: StructureMatcher's verdict on the two.
+        boxes: whether both are boxes, without periodic images.
     """
     failure = fault(predicted)
     usable = None if failure else predicted
+    if boxes:
+        published = periodic = box_site_errors(reference, usable)
+    else:
+        published = published_site_errors(reference, usable)
+        periodic = periodic_site_errors(reference, usable)
     return CrystalScore(
         id=name,
         failure=failure,
         num_atoms=len(reference),
         count_error=count_error(reference, usable),
-        published=published_site_errors(reference, usable),
-        periodic=periodic_site_errors(reference, usable),
+        published=published,
+        periodic=periodic,
         lattice=lattice_errors(reference, usable),
         match=match,
     )

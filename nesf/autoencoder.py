@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,12 +13,29 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nesf.crystal import MAX_ATOMIC_NUMBER, CrystalBatch, standardised
-from nesf.decoders import Conditioning, Coordinates, PositionField, SpeciesField
-from nesf.encoder import LENGTH_SCALE, RIGHT_ANGLE, PointNetEncoder, PublishedEncoder, mlp
+from nesf.decoders import (
+    Conditioning,
+    Coordinates,
+    FieldDecoder,
+    PositionField,
+    SpeciesField,
+)
+from nesf.encoder import (
+    LENGTH_SCALE,
+    RIGHT_ANGLE,
+    PointNetEncoder,
+    Posterior,
+    PublishedEncoder,
+    begin_narrow,
+    mlp,
+)
 from nesf.fields import CrystalFields
 from nesf.geometry import parameters_to_lattice
-from nesf.precision import autocast, full_precision
+from nesf.precision import autocast, full_precision, has_fast_bfloat16
 from nesf.reconstruct import Reconstruction, ReconstructOptions, reconstruct
+
+# activations of so many queries, 256 numbers wide in bfloat16, stay in the caches of a core
+QUERIES_IN_CACHE = 8192
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,43 @@ class Heads:
         """The most likely number of atoms."""
         return self.count.argmax(-1)
 
+    def select(self, index: Tensor) -> Heads:
+        """Those of some of the latents."""
+        return Heads(self.cell[index], self.count[index], self.elements[index])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A decoder as it is asked in use: in bfloat16 where that pays, a cacheful of queries at once.
+
+    Attributes:
+        decoder: the decoder, or its rounded twin.
+        at_once: queries in one call.
+    """
+
+    decoder: FieldDecoder
+    at_once: int
+
+    @staticmethod
+    def of(decoder: FieldDecoder, device: torch.device) -> Asked:
+        """The decoder, rounded once where its weights are no longer trained."""
+        frozen = not any(weight.requires_grad for weight in decoder.parameters())
+        if frozen and has_fast_bfloat16(device):
+            decoder = decoder.rounded()
+        return Asked(decoder, QUERIES_IN_CACHE if device.type == "cpu" else sys.maxsize)
+
+    def __call__(
+        self,
+        latent: Float[Tensor, "b l"],
+        query: Float[Tensor, "b q 3"],
+        lattice: Float[Tensor, "b 3 3"],
+    ) -> Float[Tensor, "b q o"]:
+        """The decoder's answers."""
+        rows = max(1, self.at_once // max(1, query.shape[1]))
+        parts = zip(latent.split(rows), query.split(rows), lattice.split(rows), strict=True)
+        with autocast(query.device):
+            return torch.cat([self.decoder(*part) for part in parts])
+
 
 class NeSF(nn.Module):
     """Neural structure field: encoder, position and species fields, and heads for the rest.
@@ -72,6 +127,8 @@ class NeSF(nn.Module):
         species_widths: hidden widths of the species field.
         count_head: whether the count head is trained and trusted in reconstruction.
         elements_head: the same for the head that tells which elements occur.
+        variational: the encoder says a normal distribution of latents, which training holds near
+            N(0, 1) (`LossOptions.kl`), so that latents can be drawn (arXiv:1312.6114).
         reconstruction: changes to `ReconstructOptions` that suit this model.
     """
 
@@ -94,6 +151,7 @@ class NeSF(nn.Module):
         species_widths: Sequence[int] = (256,) * 3,
         count_head: bool = True,
         elements_head: bool = True,
+        variational: bool = False,
         reconstruction: Mapping[str, Any] | None = None,
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
@@ -106,14 +164,17 @@ class NeSF(nn.Module):
             "reconstruction": dict(reconstruction or {}),
         }
         self.options = ReconstructOptions(**self.init_args["reconstruction"])
+        self.walls = self.options.walls  # crystals are boxes, see `nesf.boxes`
         self.periodic, self.margin = periodic, margin
         self.max_atoms, self.num_species = max_atoms, num_species
         self.count_head, self.elements_head = count_head, elements_head
+        self.latent_dim, self.variational = latent_dim, variational
+        said = 2 * latent_dim if variational else latent_dim  # mean and log-variance
         if encoder == "published":
-            self.encoder: nn.Module = PublishedEncoder(latent_dim, num_species, coordinates)
+            self.encoder: nn.Module = PublishedEncoder(said, num_species, coordinates)
         else:
             self.encoder = PointNetEncoder(
-                latent_dim,
+                said,
                 num_species,
                 encoder_width,
                 encoder_stages,
@@ -121,6 +182,8 @@ class NeSF(nn.Module):
                 periodic,
                 margin,
             )
+        if variational:
+            begin_narrow(self.encoder.leave[-1])  # type: ignore[index, arg-type]
         shape = (conditioning, coordinates, harmonics, harmonic_scale, periodic)
         self.position_decoder = PositionField(latent_dim, position_widths, *shape)
         self.species_decoder = SpeciesField(latent_dim, num_species, species_widths, *shape)
@@ -128,8 +191,45 @@ class NeSF(nn.Module):
         self.set_head = mlp([latent_dim, 256, max_atoms + 1 + num_species])
 
     def encode(self, crystals: CrystalBatch) -> Float[Tensor, "b l"]:
-        """Latent codes (B, L)."""
+        """Latent codes (B, L); of a variational encoder the means."""
+        if self.variational:
+            return self.posterior(crystals).mean
         return self.encoder(standardised(crystals))
+
+    def posterior(self, crystals: CrystalBatch) -> Posterior:
+        """What a variational encoder says of the latents of B crystals.
+
+        Raises:
+            ValueError: the encoder is a plain one.
+        """
+        if not self.variational:
+            raise ValueError("this encoder says one latent, and no distribution of them")
+        return Posterior.of(self.encoder(standardised(crystals)))
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether `sample_latents` knows where latents lie."""
+        return self.variational
+
+    def sample_latents(
+        self, count: int, generator: torch.Generator, condition: int | None = None
+    ) -> Float[Tensor, "k l"]:
+        """Latents (K, L) drawn from the prior N(0, 1).
+
+        Args:
+            count: K.
+            generator: draws them, on its own device.
+            condition: None; there is nothing to condition on.
+
+        Raises:
+            ValueError: the encoder is a plain one, or a condition is given.
+        """
+        if not self.variational:
+            raise ValueError("a NeSF without a variational encoder has no prior to draw from")
+        if condition is not None:
+            raise ValueError("a NeSF was trained on no property, and knows no condition")
+        draw = torch.randn(count, self.latent_dim, generator=generator, device=generator.device)
+        return draw.to(next(self.parameters()).device)
 
     def heads(self, latent: Float[Tensor, "b l"]) -> Heads:
         """What the latents say of lattice, atom count and elements."""
@@ -149,17 +249,21 @@ class NeSF(nn.Module):
         """
         heads = self.heads(latent)
         cell = heads.lattice if lattice is None else lattice
+        position = Asked.of(self.position_decoder, latent.device)
+        species = Asked.of(self.species_decoder, latent.device)
+        return self._fields(latent, cell, heads, position, species)
 
-        def ask(decoder: nn.Module, query: Tensor) -> Tensor:
-            with autocast(query.device):
-                return decoder(latent, query, cell)
-
+    def _fields(
+        self, latent: Tensor, cell: Tensor, heads: Heads, position: Asked, species: Asked
+    ) -> CrystalFields:
         return CrystalFields(
-            position=lambda query: ask(self.position_decoder, query),
-            species=lambda query: ask(self.species_decoder, query),
+            position=lambda query: position(latent, query, cell),
+            species=lambda query: species(latent, query, cell),
             lattice=cell,
             periodic=self.periodic,
-            subset=lambda index: self.fields(latent[index], cell[index]),
+            subset=lambda index: self._fields(
+                latent[index], cell[index], heads.select(index), position, species
+            ),
             margin=self.margin,
             num_atoms=heads.num_atoms if self.count_head else None,
             element_logits=heads.elements if self.elements_head else None,

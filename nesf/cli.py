@@ -83,6 +83,9 @@ VERBS = {
     ),
     "data pack": Verb("nesf.verbs:pack_files", "pack crystals of any format for training"),
     "data join": Verb("nesf.verbs:join_files", "put packed sets together"),
+    "data boxes": Verb(
+        "nesf.verbs:box_files", "cut boxes of many crystals, for fields that are not periodic"
+    ),
     "data prototypes": Verb(
         "nesf.verbs:prototype_files", "make crystals of known prototypes, without a network"
     ),

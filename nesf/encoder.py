@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -14,6 +15,43 @@ from nesf.geometry import frac_to_cart, lattice_to_parameters, wrap_frac
 
 # typical cell length (Å) and a right angle: cell features near 0 and of order 1
 LENGTH_SCALE, RIGHT_ANGLE = 5.0, math.pi / 2
+# a variational encoder begins this sure of its latents, log of the variance: with the variance 1 of
+# the prior, the decoders would see little but noise at first
+FIRST_LOG_VARIANCE = -4.0
+# float32 keeps exp of these and its inverse
+LOG_VARIANCE_RANGE = (-20.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A normal distribution over latents for each of B crystals, independent in each dimension.
+
+    Attributes:
+        mean: (B, L).
+        log_variance: (B, L).
+    """
+
+    mean: Float[Tensor, "b l"]
+    log_variance: Float[Tensor, "b l"]
+
+    @staticmethod
+    def of(output: Float[Tensor, "b l2"]) -> "Posterior":
+        """From what an encoder of 2 L outputs says: (B, 2L)."""
+        mean, log_variance = output.chunk(2, dim=-1)
+        return Posterior(mean, log_variance.clamp(*LOG_VARIANCE_RANGE))
+
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "b l"]:
+        """One latent each, mean + deviation * noise (arXiv:1312.6114, section 2.4)."""
+        noise = torch.empty_like(self.mean).normal_(generator=generator)
+        return self.mean + (0.5 * self.log_variance).exp() * noise
+
+
+def begin_narrow(last: nn.Linear) -> None:
+    """Let the last layer of an encoder begin with `FIRST_LOG_VARIANCE`, whatever the crystal."""
+    half = last.out_features // 2
+    with torch.no_grad():
+        last.weight[half:].zero_()
+        last.bias[half:].fill_(FIRST_LOG_VARIANCE)
 
 
 def cell_features(lattice: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 6"]:

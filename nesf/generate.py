@@ -39,8 +39,8 @@ def perturb_files(
 
     The normal has `scale` times the standard deviation that latents have at large, in each
     dimension: over the model's own prior where it has one; or else over the crystals of --like,
-    or over the inputs. A condition is left as it is. validity.csv says how the crystals are,
-    strip.png shows some.
+    or over the inputs, or, of a single one, the root mean square of its latent. A condition is
+    left as it is. validity.csv says how the crystals are, strip.png shows some.
 
     Args:
         inputs: CIF or POSCAR files, folders, globs or zips of them, tables with a cif column
@@ -138,6 +138,7 @@ def sample_files(
     count: int = 100,
     property_bin: int | None = None,
     like: Files = None,
+    prior: Literal["auto", "own", "fitted"] = "auto",
     resume: bool = False,
     picture: bool = True,
     batch_size: int = 128,
@@ -149,9 +150,10 @@ def sample_files(
 ) -> int:
     """Sample crystals at random, if the model knows how for one bin of a property.
 
-    Latents come from the model's own prior where it has one; or else from a normal that is fitted
-    to the latents of the crystals of --like. validity.csv says how the crystals are, strip.png
-    shows the first ones.
+    Latents come from the model's own prior where it has one, as the voxel models have and a NeSF
+    that was trained with `variational: true` (configs/nesf/variational.yaml); or else from a
+    normal that is fitted to the latents of the crystals of --like. validity.csv says how the
+    crystals are, strip.png shows the first ones.
 
     Args:
         model: a run folder, a checkpoint (.ckpt, .safetensors) or a shipped name.
@@ -160,7 +162,10 @@ def sample_files(
         property_bin: number of the property's quantile bin, from 0, for a model that was trained
             on one.
         like: crystals like the ones wanted, a file, folder or glob, or [several]; they tell where
-            latents lie, for a model without a prior, and which formulas are known.
+            latents lie, for a fitted prior, and which formulas are known.
+        prior: the model's own, or a normal fitted to the latents of --like, which is closer to
+            where latents lie wherever training held them to the own one only loosely; auto takes
+            the own one where there is one.
         resume: go on with an interrupted run; crystals that are in the output are skipped.
         picture: draw strip.png.
         batch_size: crystals at once.
@@ -177,7 +182,7 @@ def sample_files(
     from nesf.wanted import Order, at_random
 
     def order(loaded: Model) -> Order:
-        return at_random(loaded, model, count, property_bin, like, seed, read, progress)
+        return at_random(loaded, model, count, property_bin, like, prior, seed, read, progress)
 
     return generate(
         order, model, output, resume, picture, batch_size, device, seed, progress, changes

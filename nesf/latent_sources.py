@@ -24,7 +24,8 @@ from nesf.random import generator_for
 
 def has_prior(model: api.Model) -> bool:
     """Whether a model can draw latents by itself."""
-    return hasattr(model.module, "sample_latents")
+    # some can or cannot, as they were made
+    return getattr(model.module, "has_prior", hasattr(model.module, "sample_latents"))
 
 
 def spread_at_large(
@@ -33,7 +34,8 @@ def spread_at_large(
     """Standard deviations (L,) of a model's latents; 0 in the dimensions of a condition.
 
     Over the model's own prior where it has one; or else over the crystals like the ones wanted; or
-    else over the inputs.
+    else over the inputs. One crystal alone tells no spread: there the root mean square of its
+    latent stands for it.
 
     Args:
         model: the model.
@@ -43,16 +45,18 @@ def spread_at_large(
     Raises:
         InputError: there are too few crystals to tell, or they are all the same.
     """
+    alone = [one.latent for one in inputs if one.latent is not None]
     if has_prior(model):
         spread = prior_spread(model.module)
-    elif like is not None or len(inputs) > 1:
+    elif like is None and len(alone) == 1:
+        spread = alone[0].square().mean().sqrt().expand_as(alone[0])
+        print(
+            "one crystal does not tell how far latents spread: the scale is in units of its "
+            "latent's root mean square; --like FILES gives a better unit"
+        )
+    else:
         known = inputs if like is None else like
         spread = spread_of(stack_latents(known, "the input" if like is None else "--like"))
-    else:
-        raise InputError(
-            f"a {type(model.module).__name__} has no prior, and one crystal does not tell how far "
-            "latents spread; name more crystals of its kind with --like FILES"
-        )
     blank = torch.zeros(1, model.latent_dim, device=model.device)
     spread = spread.masked_fill(condition_dims(model.module, blank), 0.0)
     if not float(spread.max()):
@@ -70,7 +74,7 @@ def draw_latent(
 
     Args:
         model: a model with a prior, or any other.
-        gaussian: for one without a prior.
+        gaussian: a fitted prior, instead of the model's own.
         property_bin: of a conditional model; None for no condition.
         seed: of the run.
         i: which sample.
@@ -79,10 +83,11 @@ def draw_latent(
         one = model.module.sample_latents(1, generator_for(seed, "sample", i), property_bin)
         return one.float().cpu().squeeze(0)
     latent = gaussian.latent_of(draw_normal(len(gaussian.mean), seed, "sample", i))
-    if property_bin is None:
+    if not hasattr(model.module, "set_condition"):
         return latent
     placed = latent.unsqueeze(0).to(model.device)
-    return model.module.set_condition(placed, property_bin).cpu().squeeze(0)
+    condition = -1 if property_bin is None else property_bin  # a mean of conditions is none
+    return model.module.set_condition(placed, condition).cpu().squeeze(0)
 
 
 def stack_latents(crystals: Sequence[Encoded], of: str) -> Float[Tensor, "m l"]:

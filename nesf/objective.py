@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from nesf.autoencoder import NeSF
 from nesf.crystal import CrystalBatch
-from nesf.encoder import cell_features
+from nesf.encoder import Posterior, cell_features
 from nesf.geometry import NearestImage
 from nesf.losses import (
     elements_loss,
@@ -37,6 +37,8 @@ class LossOptions:
         cell_kind: `huber` on scaled lengths and angles, or `squared` on Å and radians (published).
         count: of the count head's cross-entropy.
         elements: of the elements head's binary cross-entropy.
+        kl: of a variational encoder's KL divergence from N(0, 1), summed over the latent; 0 for a
+            plain encoder.
     """
 
     position_kind: Literal["scaled", "squared"] = "scaled"
@@ -46,9 +48,10 @@ class LossOptions:
     cell_kind: Literal["huber", "squared"] = "huber"
     count: float = 0.1
     elements: float = 0.02
+    kl: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("position", "species", "cell", "count", "elements"):
+        for name in ("position", "species", "cell", "count", "elements", "kl"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a weight of 0 or more, not {getattr(self, name)}")
         if self.position_kind not in ("scaled", "squared"):
@@ -90,9 +93,23 @@ def loss_parts(
 
 
 def total_loss(parts: Mapping[str, Tensor], options: LossOptions) -> Float[Tensor, ""]:
-    """The weighted sum of the parts."""
-    names = ("position", "species", "cell", "count", "elements")
+    """The weighted sum of the parts, `kl` among them where there is one."""
+    names = ["position", "species", "cell", "count", "elements"] + ["kl"] * ("kl" in parts)
     return torch.stack([getattr(options, name) * parts[name] for name in names]).sum()
+
+
+def kl_divergence(posterior: Posterior) -> Float[Tensor, ""]:
+    """KL divergence of latents from N(0, 1) (arXiv:1312.6114, eq. 10), nats.
+
+    Args:
+        posterior: of B crystals.
+
+    Returns:
+        The mean over the crystals, summed over the L dimensions.
+    """
+    mean, log_variance = posterior.mean, posterior.log_variance
+    each = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)  # (B, L)
+    return each.sum(-1).mean()
 
 
 def _position_loss(

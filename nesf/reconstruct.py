@@ -168,7 +168,8 @@ def _find(
         found = _candidates(part, spacing, moves, options, noise)
         found = found.replace(crystal=todo[found.crystal])
         pool = Sites.join([pool, found], fields.lattice)
-        pool = drop_neighbours(pool, fields.lattice, options.cluster_radius)
+        cells = None if options.walls else fields.lattice
+        pool = drop_neighbours(pool, cells, options.cluster_radius)
         chosen = choose_sites(
             pool,
             fields.num_atoms,
@@ -240,8 +241,9 @@ def _pack(
     lattice = fields.lattice
     cells = lattice[sites.crystal]
     frac = cart_to_frac(sites.cart_coords.unsqueeze(1), cells).squeeze(1)
+    below_one = 1 - torch.finfo(frac.dtype).eps
     crystals = CrystalBatch.from_flat(
-        wrap_frac(frac),
+        frac.clamp(0, below_one) if options.walls else wrap_frac(frac),
         sites.species + 1,
         counts,
         lattice,

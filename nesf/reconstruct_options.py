@@ -21,6 +21,8 @@ class ReconstructOptions:
         link_radius: arrived particles nearer than this belong to one cluster, Å.
         min_cluster_size: particles that a cluster needs.
         outside: in-cell fields: how far outside of the cell a particle may arrive, Å.
+        walls: the cell is a box (`nesf.boxes`): a site beyond a face is brought back to it, and
+            not to the opposite one, and has no neighbours there.
         spread_queries: queries around each candidate that predict its site again; their median
             is the site, and their mean distance from it the spread.
         spread_sigma: standard deviation of these queries along each axis, Å.
@@ -49,6 +51,7 @@ class ReconstructOptions:
     link_radius: float = 0.15
     min_cluster_size: float = 1.0
     outside: float = 0.5
+    walls: bool = False
     spread_queries: int = 48
     spread_sigma: float = 0.15
     cluster_radius: float = 0.35

@@ -28,6 +28,11 @@ class ScoredModule(lightning.LightningModule):
     reconstruct_every: int
     reconstruct_count: int
 
+    @property
+    def walls(self) -> bool:
+        """Whether the model's crystals are boxes, without periodic images."""
+        return getattr(self.model, "walls", False)
+
     def reconstructs(self, batch_idx: int) -> bool:
         """Whether this validation batch is to be reconstructed."""
         trainer = self.trainer
@@ -41,7 +46,7 @@ class ScoredModule(lightning.LightningModule):
     def log_reconstruction(self, crystals: CrystalBatch) -> None:
         """Encode, decode, score, and log the means."""
         found = self.model.decode(self.model.encode(crystals)).crystals
-        scores = quick_scores(found, crystals)
+        scores = quick_scores(found, crystals, self.walls)
         per_crystal = {
             "val/wrong_counts_percent": 100 * (1 - scores.right_counts / scores.crystals),
         }

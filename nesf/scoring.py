@@ -31,13 +31,20 @@ class QuickScores:
     wrong_species: Int[Tensor, ""]
 
 
-def quick_scores(predicted: CrystalBatch, reference: CrystalBatch) -> QuickScores:
+def quick_scores(
+    predicted: CrystalBatch, reference: CrystalBatch, walls: bool = False
+) -> QuickScores:
     """Score predictions, crystal by crystal in one order, periodic.
 
     Predicted fractional coordinates are placed in the true cell. A crystal without predicted atoms
     scores half the longest cell diagonal for each of its atoms, each of the wrong species.
+
+    Args:
+        predicted: B crystals.
+        reference: B crystals.
+        walls: they are boxes (`nesf.boxes`): there are no periodic images.
     """
-    distance, right = _nearest(predicted, reference)
+    distance, right = _nearest(predicted, reference, walls)
     return QuickScores(
         crystals=torch.tensor(len(reference), device=reference.device),
         right_counts=(predicted.num_atoms == reference.num_atoms).sum(),
@@ -47,18 +54,20 @@ def quick_scores(predicted: CrystalBatch, reference: CrystalBatch) -> QuickScore
     )
 
 
-def residuals(predicted: CrystalBatch, reference: CrystalBatch) -> Float[Tensor, " b"]:
+def residuals(
+    predicted: CrystalBatch, reference: CrystalBatch, walls: bool = False
+) -> Float[Tensor, " b"]:
     """Mean distance (Å) of a crystal's atoms to the nearest predicted ones, as `quick_scores`."""
-    distance, _ = _nearest(predicted, reference)
+    distance, _ = _nearest(predicted, reference, walls)
     return (distance * reference.mask).sum(-1) / reference.num_atoms.clamp_min(1)
 
 
 def _nearest(
-    predicted: CrystalBatch, reference: CrystalBatch
+    predicted: CrystalBatch, reference: CrystalBatch, walls: bool
 ) -> tuple[Float[Tensor, "b n"], Bool[Tensor, "b n"]]:
     """How far the nearest predicted atom is from each true one (Å), and whether its element is."""
     with full_precision(reference.device):
-        images = NearestImage.of(reference.lattice)
+        images = None if walls else NearestImage.of(reference.lattice)
         found = frac_to_cart(predicted.frac_coords.to(reference.lattice), reference.lattice)
         offset, index = nearest_atoms(reference.cart_coords, found, predicted.mask, images)
         farthest = half_diagonal(reference.lattice).unsqueeze(-1)
@@ -81,6 +90,7 @@ def count_faults(
     reference: CrystalBatch,
     tolerance: float = 0.03,
     lattice_tolerance: float = 0.1,
+    walls: bool = False,
 ) -> Int[Tensor, " b"]:
     """What is wrong with each prediction, counted; 0 where it is the reference crystal.
 
@@ -93,8 +103,9 @@ def count_faults(
         reference: B crystals; predicted fractional coordinates are placed in their cells.
         tolerance: of an atom's place, Å.
         lattice_tolerance: of a cell vector, Å.
+        walls: as in `quick_scores`.
     """
-    distance, right = _nearest(predicted, reference)
+    distance, right = _nearest(predicted, reference, walls)
     right = right & (distance <= tolerance)
     atoms = (~right & reference.mask).sum(-1)
     counts = (predicted.num_atoms - reference.num_atoms).abs()

@@ -127,10 +127,15 @@ def score_sites(
     )
 
 
-def drop_neighbours(sites: Sites, lattice: Float[Tensor, "b 3 3"], radius: float) -> Sites:
-    """Of sites nearer to each other than `radius` (Å), over the cell faces, keep the sharpest.
+def drop_neighbours(sites: Sites, lattice: Float[Tensor, "b 3 3"] | None, radius: float) -> Sites:
+    """Of sites nearer to each other than `radius` (Å) keep the sharpest.
 
     Greedy suppression in the order of spread, all independent decisions of a round at once.
+
+    Args:
+        sites: candidates.
+        lattice: (B, 3, 3) cells over whose faces sites are neighbours, Å; None for boxes.
+        radius: Å.
     """
     if not len(sites):
         return sites

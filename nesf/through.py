@@ -73,10 +73,12 @@ class Way:
     Attributes:
         back: what becomes of a batch.
         model: which takes them there; None for exact fields.
+        walls: they are boxes, without periodic images.
     """
 
     back: Callable[[CrystalBatch], Reconstruction]
     model: api.Model | None = None
+    walls: bool = False
 
     def refusals(self, crystals: CrystalBatch) -> list[str | None]:
         """For each crystal, why the model cannot represent it; None where nothing hinders."""
@@ -98,7 +100,8 @@ def model_way(run: Run, model: str, refine: int | None, changes: Mapping[str, An
     loaded = run.load(model)
     loaded.refinement(refine)  # refuses what cannot be refined
     options = changed_options(loaded, changes)
-    return Way(lambda crystals: loaded.reconstruct(crystals, options, refine), loaded)
+    walls = getattr(loaded.module, "walls", False)
+    return Way(lambda crystals: loaded.reconstruct(crystals, options, refine), loaded, walls)
 
 
 def exact_way(run: Run, periodic: bool, changes: Mapping[str, Any]) -> Way:
@@ -120,7 +123,7 @@ def exact_way(run: Run, periodic: bool, changes: Mapping[str, Any]) -> Way:
         generator = torch.Generator().manual_seed(run.seed)
         return reconstruct(fields, options, crystals.ids, generator)
 
-    return Way(back)
+    return Way(back, walls=options.walls)
 
 
 def reconstruct_rows(
@@ -155,8 +158,10 @@ def reconstruct_rows(
             found = way.back(crystals)
             true = standardised(crystals.to(found.crystals.device))
             known = {
-                "faults": count_faults(found.crystals, true).tolist(),
-                "residual": [round(r, 5) for r in residuals(found.crystals, true).tolist()],
+                "faults": count_faults(found.crystals, true, walls=way.walls).tolist(),
+                "residual": [
+                    round(r, 5) for r in residuals(found.crystals, true, way.walls).tolist()
+                ],
             }
             sources = [(row.source, row.row, row.id) for row in rows]
             _write(writer, found, sources, tally, reasons, known)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from nesf.augment import Augmentation
 from nesf.autoencoder import NeSF
+from nesf.boxes import BoxOptions, is_box, training_boxes
 from nesf.checkpoint import begin_with, model_entry
 from nesf.crystal import CrystalBatch, standardised
-from nesf.objective import LossOptions, loss_parts, total_loss
+from nesf.objective import LossOptions, kl_divergence, loss_parts, total_loss
 from nesf.optimizer import MuonAdamW
 from nesf.progress import training_progress
 from nesf.queries import CellQueries, PublishedQueries
@@ -142,6 +143,9 @@ class FieldTraining(ScoredModule):
         reconstruct_every: reconstruct validation crystals every so many epochs, and at the run's
             end; 0 never.
         reconstruct_count: validation crystals to reconstruct, over all ranks about so many.
+        boxes: cut a box from each crystal, at random in training and always the same in
+            validation; crystals that are boxes already are taken as they are. Needs a model and
+            queries with margin 0 and a model without periodic fields.
     """
 
     def __init__(
@@ -155,14 +159,25 @@ class FieldTraining(ScoredModule):
         initial: str | None = None,
         reconstruct_every: int = 5,
         reconstruct_count: int = 128,
+        boxes: BoxOptions | None = None,
     ) -> None:
         super().__init__()
+        if (losses.kl > 0) != model.variational:
+            raise ValueError(
+                "losses.kl must be above 0 for a model with variational: true, and 0 for any other"
+            )
+        if boxes is not None and (model.periodic or model.margin or _margin(queries)):
+            raise ValueError(
+                "boxes need periodic: false and margin: 0 in the model, and margin: 0 in the "
+                "queries: their faces are walls"
+            )
         self.model = model
         self.initial = initial
         self.queries, self.augmentation = queries, augmentation
         self.losses, self.optimizer_options = losses, optimizer
         self.seed = seed
         self.reconstruct_every, self.reconstruct_count = reconstruct_every, reconstruct_count
+        self.boxes = boxes
 
     def setup(self, stage: str) -> None:
         """Take over the initial weights; those of a checkpoint to go on from come later."""
@@ -175,6 +190,7 @@ class FieldTraining(ScoredModule):
             self.seed, "step", self.global_step, batch_idx, self.global_rank, device=self.device
         )
         crystals = self.augmentation(standardised(batch), generator)
+        crystals = self.boxed(crystals, batch, generator)
         parts = self.loss_parts(crystals, generator)
         self.log_dict({f"train/{k}": v for k, v in parts.items()}, batch_size=len(batch))
         total = total_loss(parts, self.losses)
@@ -182,22 +198,36 @@ class FieldTraining(ScoredModule):
         return total
 
     def loss_parts(self, crystals: CrystalBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """The unweighted parts of the loss, see `nesf.objective.loss_parts`."""
+        """The unweighted parts of the loss: see `nesf.objective.loss_parts`, and `kl`."""
         asked = self.queries(crystals, generator)
-        return loss_parts(self.model, crystals, self.model.encode(crystals), asked, self.losses)
+        if not self.model.variational:
+            return loss_parts(self.model, crystals, self.model.encode(crystals), asked, self.losses)
+        posterior = self.model.posterior(crystals)
+        # validation is of the latents that `encode` gives
+        latent = posterior.sample(generator) if self.training else posterior.mean
+        parts = loss_parts(self.model, crystals, latent, asked, self.losses)
+        return parts | {"kl": kl_divergence(posterior)}
 
     def validation_step(self, batch: CrystalBatch, batch_idx: int) -> None:
         """The loss on fixed queries, and every so often a reconstruction."""
         generator = generator_for(
             self.seed, "validation", batch_idx, self.global_rank, device=self.device
         )
-        crystals = standardised(batch)
+        crystals = self.boxed(standardised(batch), batch, generator)
         parts = self.loss_parts(crystals, generator)
         total = total_loss(parts, self.losses)
         logged = {f"val/{k}": v for k, v in parts.items()} | {"val/loss": total}
         self.log_mean(logged, len(batch))
         if self.reconstructs(batch_idx):
             self.log_reconstruction(crystals)
+
+    def boxed(
+        self, crystals: CrystalBatch, given: CrystalBatch, generator: torch.Generator
+    ) -> CrystalBatch:
+        """Boxes of crystals, where boxes are wanted and those given (as augmented) are none yet."""
+        if self.boxes is None or bool(is_box(given, self.boxes.side).all()):
+            return crystals
+        return training_boxes(crystals, self.boxes, generator)
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         """The optimizer, its rate set before every step."""
@@ -206,3 +236,7 @@ class FieldTraining(ScoredModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Tell the checkpoint which model its weights belong to."""
         checkpoint["nesf"] = model_entry("nesf.autoencoder.NeSF", self.model.init_args)
+
+
+def _margin(queries: CellQueries | PublishedQueries) -> float:
+    return queries.margin if isinstance(queries, CellQueries) else 0.0

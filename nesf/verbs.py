@@ -71,6 +71,51 @@ def join_files(inputs: Sequence[str], output: str) -> int:
     return 0
 
 
+def box_files(
+    inputs: Sequence[str],
+    output: str,
+    mode: Literal["unit", "repeat", "cluster"] = "repeat",
+    side: float = 10.0,
+    rotate: Literal["none", "quarter", "any"] = "any",
+    shift: bool = True,
+    capacity: int = 512,
+    copies: int = 1,
+    seed: int = 0,
+    progress: bool = True,
+    read: ReadOptions = ReadOptions(),  # noqa: B008 (frozen)
+) -> int:
+    """Cut boxes from crystals, each placed at random, into one packed set.
+
+    The boxes are not periodic: their faces are walls. Models with boxes in their config train on
+    such sets and are tested on them; `nesf evaluate --boxes` scores what they give back.
+
+    Args:
+        inputs: CIF or POSCAR files, folders, globs or zips of them, tables with a cif column
+            (.csv, .csv.gz, .parquet), .extxyz, .json, .jsonl or packed .nesf files.
+        output: the packed set, a .nesf file.
+        mode: unit for one unit cell in the middle, repeat for the repeating crystal that fills the
+            box, cluster for the atoms within side / 2 of the middle.
+        side: edge of the box, Å.
+        rotate: how the crystals are turned, not at all, by quarter turns or by any rotation.
+        shift: bring any point of the cell into the middle, and not its origin (repeat, cluster).
+        capacity: the most atoms in a box; crystals that need more are listed as rejected.
+        copies: boxes of each crystal.
+        seed: of rotations and places.
+        progress: show a progress bar.
+        read: reading
+    """
+    from nesf.boxes import BoxOptions
+    from nesf.data.boxes import write_boxes
+
+    try:
+        options = BoxOptions(side, mode, rotate, shift, capacity)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    report = write_boxes(inputs, output, options, read, copies, seed, progress)
+    print(f"{report.packed} boxes, {report.rejected} rejected: {report.path}")
+    return _list_rejected(report.rejected, report.rejected_path)
+
+
 def prototype_files(
     output: str,
     count: int = 2000,
@@ -147,6 +192,7 @@ def evaluate_files(
     bootstrap: int = 1000,
     timeout_s: float = 20.0,
     workers: int | None = None,
+    boxes: bool = False,
     seed: int = 0,
 ) -> int:
     """Score predicted crystals against reference crystals of the same ids.
@@ -160,6 +206,7 @@ def evaluate_files(
         bootstrap: resamples for the 95 % intervals.
         timeout_s: time limit for matching one pair, s.
         workers: processes for reading and matching; by default one a core.
+        boxes: score boxes (`nesf data boxes`): faces are walls, distances plain, nothing matched.
         seed: of the resamples and of the chance level's random positions.
     """
     from eval import evaluate
@@ -173,6 +220,7 @@ def evaluate_files(
         bootstrap=bootstrap,
         timeout_s=timeout_s,
         workers=workers,
+        boxes=boxes,
         seed=seed,
     )
 

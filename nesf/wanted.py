@@ -138,6 +138,7 @@ def at_random(
     count: int,
     property_bin: int | None,
     like: Files,
+    prior: Literal["auto", "own", "fitted"],
     seed: int,
     read: ReadOptions,
     progress: bool,
@@ -150,6 +151,8 @@ def at_random(
         count: crystals to make.
         property_bin: of a conditional model.
         like: crystals whose latents stand for a prior, and whose formulas are known.
+        prior: the model's own, or one fitted to the latents of `like` (as in arXiv:1903.12436);
+            `auto` takes the own one where there is one.
         seed: of the draws.
         read: how crystals are read.
         progress: show a progress bar.
@@ -159,14 +162,16 @@ def at_random(
     """
     if property_bin is not None:
         print(tell_bin(model, property_bin))
-    known_prior = has_prior(model)
-    if not known_prior and like is None:
-        raise InputError(
-            f"a {type(model.module).__name__} has no prior to draw latents from; name crystals "
-            "like the ones wanted with --like FILES"
-        )
-    others, known = read_references(like, model, read, progress, encode=not known_prior)
-    gaussian = None if known_prior else LatentGaussian.fit(stack_latents(others, "--like"))
+    able = has_prior(model)
+    own = prior == "own" or (prior == "auto" and able)
+    if own and not able:
+        raise InputError(f"a {type(model.module).__name__} has no prior of its own; fit one")
+    if not own and like is None:
+        kind = type(model.module).__name__
+        told = "" if able else f"a {kind} has no prior to draw latents from; "
+        raise InputError(f"{told}name crystals like the ones wanted with --like FILES")
+    others, known = read_references(like, model, read, progress, encode=not own)
+    gaussian = None if own else LatentGaussian.fit(stack_latents(others, "--like"))
     label = "" if property_bin is None else f"_bin{property_bin}"
     wanted = [
         Wanted(

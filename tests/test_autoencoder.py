@@ -10,9 +10,11 @@ import yaml
 from crystals import random_crystals, site_errors
 from pymatgen.core import Lattice
 
+import nesf.autoencoder
 from nesf.autoencoder import Heads, NeSF
 from nesf.crystal import CrystalBatch, standardised
 from nesf.objective import LossOptions, total_loss
+from nesf.precision import autocast
 from nesf.queries import CellQueries
 from nesf.training import FieldTraining, OptimizerOptions
 
@@ -201,3 +203,30 @@ def test_four_crystals_are_learned_by_heart():
     assert wrong.sum() == 0
     assert (found.crystals.lattice - batch.lattice).abs().max() < 0.15
     assert bool(found.count_agrees.all())
+
+
+def test_fields_in_use_answer_as_the_decoders_do(monkeypatch):
+    """Rounded once, and asked a few crystals at a time, without a trace in what they say."""
+    model = tiny().requires_grad_(False)
+    crystals = standardised(random_crystals(5, 6, 4, torch.float32))
+    latent = model.encode(crystals)
+    query = torch.rand(6, 9, 3, generator=torch.Generator().manual_seed(0)) * 4
+    fields = model.fields(latent, crystals.lattice)
+    with autocast("cpu"):
+        offset = model.position_decoder(latent, query, crystals.lattice)
+        logits = model.species_decoder(latent, query, crystals.lattice)
+    for found, wanted in ((fields.position(query), offset), (fields.species(query), logits)):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, wanted, atol=0.02, rtol=0.02)
+    monkeypatch.setattr(nesf.autoencoder, "QUERIES_IN_CACHE", 20)  # two crystals
+    some = model.fields(latent, crystals.lattice)
+    torch.testing.assert_close(some.position(query), fields.position(query), atol=0.02, rtol=0.02)
+    part = torch.tensor([4, 1])
+    chosen = fields.select(part)
+    torch.testing.assert_close(
+        chosen.position(query[part]), fields.position(query)[part], atol=0.02, rtol=0.02
+    )
+    torch.testing.assert_close(chosen.element_logits, fields.element_logits[part])
+    assert chosen.num_atoms.tolist() == fields.num_atoms[part].tolist()
+    # the weights that are trained stay as they are
+    assert all(weight.dtype == torch.float32 for weight in model.parameters())

@@ -39,6 +39,8 @@ TRAINING = (
     "baselines.voxel_icsg3d.training",
     "baselines.voxel_icsg3d.property_data",
     "baselines.voxel_icsg3d.property_training",
+    "baselines.voxel_icsg3d.hoffmann_training",
+    "baselines.voxelnet.training",
 )
 # what has the signatures and docstrings of the commands; `nesf fit` takes a config's
 COMMANDS = sorted({v.function.partition(":")[0] for v in VERBS.values() if not v.raw})

@@ -148,3 +148,27 @@ def test_faults_of_lattice_element_and_place():
     assert count_faults(moved, true, tolerance=0.01).tolist() == true.num_atoms.tolist()
     unknown = true.replace(lattice=true.lattice * float("nan"))
     assert (count_faults(unknown, true) >= 1).all()
+
+
+def test_boxes_have_no_periodic_images():
+    def box(*places: list[float]) -> CrystalBatch:
+        count = len(places)
+        return CrystalBatch.from_flat(
+            torch.tensor(places).reshape(-1, 3),
+            torch.full((count,), 8),
+            torch.tensor([count]),
+            torch.eye(3).unsqueeze(0) * 10,
+            ["0"],
+        )
+
+    scores = quick_scores(box([0.99, 0.5, 0.5]), box([0.01, 0.5, 0.5]), walls=True)
+    assert scores.distance == pytest.approx(9.8)
+    assert (scores.right_counts, scores.wrong_species) == (1, 0)
+    failed = quick_scores(box(), box([0.5, 0.5, 0.5], [0.1, 0.5, 0.5]), walls=True)
+    assert failed.distance == pytest.approx(2 * 5 * 3**0.5)
+    assert (failed.right_counts, failed.wrong_species) == (0, 2)
+    near = (box([0.999, 0.5, 0.5]), box([0.001, 0.5, 0.5]))
+    assert count_faults(*near).tolist() == [0]
+    assert count_faults(*near, walls=True).tolist() == [1]
+    assert residuals(*near).tolist() == pytest.approx([0.02], abs=1e-5)
+    assert residuals(*near, walls=True).tolist() == pytest.approx([9.98], abs=1e-5)

@@ -80,8 +80,8 @@ class VoxelICSG3D(nn.Module):
         # plain JSON: what a checkpoint needs to build this model again
         self.init_args: dict[str, Any] = {
             **arguments,
-            "voxels": _options_entry(voxels),
-            "segmentation": _options_entry(segmentation),
+            "voxels": options_entry(voxels),
+            "segmentation": options_entry(segmentation),
             "unet_widths": list(unet_widths),
             "vae_widths": list(vae_widths),
         }
@@ -237,7 +237,8 @@ class VoxelICSG3D(nn.Module):
             yield from index.split(max(1, MAX_VOXELS // self.voxels.resolution**3))
 
 
-def _options_entry(options: Any) -> dict[str, Any]:
+def options_entry(options: Any) -> dict[str, Any]:
+    """Options (a frozen dataclass) as the plain JSON that a checkpoint rebuilds them from."""
     kind = type(options)
     return {
         "class_path": f"{kind.__module__}.{kind.__qualname__}",

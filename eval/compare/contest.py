@@ -135,6 +135,7 @@ class Contest:
             "threads": self.plan.threads,
             "batch_size": self.plan.scoring.batch_size,
             "inputs": list(self.plan.data.test),
+            "boxes": self.plan.scoring.boxes,
             "growth": {
                 name: getattr(growth, name) for name in ("crystals", "batch_size", "limit_s")
             },
@@ -167,8 +168,9 @@ class Contest:
             [*([entry.predictions] if written else []), *((name, None) for name in reasons)],
             self.plan.data.test,
             matching=scoring.matching,
+            boxes=scoring.boxes,
             match_options=MatchOptions(timeout_s=scoring.timeout_s, workers=scoring.workers),
-            refine=scoring.refine_symmetry,
+            refine=scoring.refine_symmetry and not scoring.boxes,
             bootstrap=scoring.bootstrap,
             seed=scoring.seed,
             workers=scoring.workers,

@@ -16,7 +16,7 @@ from torch import nn
 
 from eval.cells import LIMITS
 from eval.compare.describe import describe_machine, describe_model
-from eval.evaluate import ATOM_COUNT_BINS
+from eval.evaluate import ATOM_COUNT_BINS, BOX_COUNT_BINS
 from nesf import api
 from nesf.checkpoint import find_model, read_model
 from nesf.command_parts import batch_of_rows
@@ -57,7 +57,7 @@ def reconstruct_set(job: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         job: "model", "trusted_prefixes", "device", "threads", "batch_size", "inputs", "output",
-            and "growth": "crystals", "batch_size", "limit_s".
+            "boxes", and "growth": "crystals", "batch_size", "limit_s".
 
     Returns:
         Plain JSON: what the model is, speed, memory, and the crystals that it gave nothing for
@@ -98,7 +98,7 @@ def reconstruct_set(job: dict[str, Any]) -> dict[str, Any]:
         "failures": failures,
         "model": describe_model(model, job["model"], usable),
         "machine": describe_machine(model.device),
-        "by_num_atoms": _by_num_atoms(model, usable, memory, **job["growth"]),
+        "by_num_atoms": _by_num_atoms(model, usable, memory, job["boxes"], **job["growth"]),
     }
 
 
@@ -216,13 +216,15 @@ def _by_num_atoms(
     model: api.Model,
     rows: Sequence[Row],
     memory: PeakMemory,
+    boxes: bool,
     crystals: int,
     batch_size: int,
     limit_s: float,
 ) -> list[dict[str, Any]]:
     """Speed and memory for small and large cells."""
     measured: list[dict[str, Any]] = []
-    for first, last in ATOM_COUNT_BINS if limit_s else ():
+    bins = BOX_COUNT_BINS if boxes else ATOM_COUNT_BINS
+    for first, last in bins if limit_s else ():
         part = [
             row
             for row in rows

@@ -42,7 +42,7 @@ def write_comparison(
     variants = [name for name in charts if name.startswith("variants")]
     sections = [
         _missing_section(outcomes),
-        _section("Errors", tables.get("quality"), [charts.get("errors")], _reading(outcomes)),
+        _section("Errors", tables.get("quality"), [charts.get("errors")], _reading(plan, outcomes)),
         _fair_section(plan, outcomes),
         _section("Cost", tables.get("cost"), []),
         _section("Learning", tables.get("levels"), [charts.get("learning")]),
@@ -105,16 +105,20 @@ def _cards(outcomes: Sequence[Outcome], colors: Mapping[str, str]) -> str:
     return f'<div class="cards">{"".join(made)}</div>' * bool(made)
 
 
-def _reading(outcomes: Sequence[Outcome]) -> str:
+def _reading(plan: Comparison, outcomes: Sequence[Outcome]) -> str:
     """How to read the table of errors."""
     several = any(len(o.done) > 1 for o in outcomes)
     spread = "mean ± standard deviation over seeds" if several else "95 % bootstrap intervals"
     text = (
-        f"Below each figure: {spread}. Positions are compared with the nearest periodic image in "
+        f"Below each figure: {spread}. The best of each row is marked, raw and refined apart. In "
+        "the chart, lines are the intervals (of several seeds: the smallest and the largest)"
+    )
+    if plan.scoring.boxes:
+        return f"{text}. Positions are compared as they are: the faces of a box are walls."
+    text += (
+        ", and diamonds refined figures. Positions are compared with the nearest periodic image in "
         "the true cell; “as published” knows no images. Refined figures are after projection onto "
-        "the symmetry that moyopy finds in the reconstruction. The best of each row is marked, "
-        "raw and refined apart. In the chart, lines are the intervals (of several seeds: the "
-        "smallest and the largest), and diamonds refined figures."
+        "the symmetry that moyopy finds in the reconstruction."
     )
     chance = next((line["chance"] for o in outcomes for line in o.done if line["chance"]), None)
     if chance:

@@ -88,6 +88,8 @@ class Scoring:
     """How the models are scored.
 
     Attributes:
+        boxes: the crystals are boxes (`nesf data boxes`), which have no images: distances are
+            plain ones, and nothing is matched or projected.
         refine_symmetry: score a second time after projecting onto the symmetry found.
         matching: run StructureMatcher.
         bootstrap: resamples for the 95 % intervals.
@@ -100,6 +102,7 @@ class Scoring:
         median: and of the middle of its order.
     """
 
+    boxes: bool = False
     refine_symmetry: bool = True
     matching: bool = True
     bootstrap: int = 1000
@@ -230,6 +233,8 @@ class Comparison:
             name: getattr(self.scoring, name)
             for name in ("refine_symmetry", "matching", "bootstrap", "batch_size", "seed")
         }
+        if self.scoring.boxes:
+            terms["scoring"]["boxes"] = True
         return terms
 
 

@@ -20,7 +20,7 @@ _LEARNING = (
     ("val/position_actual", "position error, actual, Å", True),
     ("val/species_actual_percent", "species error, actual, %", False),
 )
-_BARS = (
+BARS = (
     ("wrong_count", "wrong atom count, %"),
     ("position_error_actual", "position error, actual, Å"),
     ("position_error_detected", "position error, detected, Å"),
@@ -46,7 +46,7 @@ def charts_of(
     if done:
         charts.append(
             Chart.of(
-                "errors", "errors of each model, with intervals", lambda: _errors(done, colors)
+                "errors", "errors of each model, with intervals", lambda: draw_errors(done, colors)
             )
         )
     if any(line["training"]["curve"] for o in done for line in o.done):
@@ -75,19 +75,22 @@ def charts_of(
     return charts
 
 
-def _errors(outcomes: Sequence[Outcome], colors: Mapping[str, str]) -> Figure:
+def draw_errors(outcomes: Sequence[Outcome], colors: Mapping[str, str]) -> Figure:
     """Bars with intervals, one panel a metric; the refined figure is a dot beside its bar."""
     from matplotlib.figure import Figure
 
     panels = [
         (name, title)
-        for name, title in _BARS
+        for name, title in BARS
         if any(name in line["metrics"] for o in outcomes for line in o.done)
     ]
     rows = -(-len(panels) // 3)
     height = rows * (0.75 + 0.26 * len(outcomes))
     figure = Figure(figsize=(WIDE, height), layout="constrained")
-    for ax, (name, title) in zip(figure.subplots(rows, 3, squeeze=False).flat, panels, strict=True):
+    axes = list(figure.subplots(rows, 3, squeeze=False).flat)
+    for unused in axes[len(panels) :]:
+        unused.remove()
+    for ax, (name, title) in zip(axes, panels, strict=False):
         chance = _chance(outcomes, name)
         for place, outcome in enumerate(outcomes):
             value, low, high = _interval(outcome, "metrics", name)

@@ -46,7 +46,11 @@ def check_structure(structure: Structure, options: ReadOptions | None = None) ->
 
 
 def check_sites(
-    lattice: np.ndarray, atomic_numbers: np.ndarray, frac_coords: np.ndarray, options: ReadOptions
+    lattice: np.ndarray,
+    atomic_numbers: np.ndarray,
+    frac_coords: np.ndarray,
+    options: ReadOptions,
+    periodic: bool = True,
 ) -> None:
     """`check_structure` for plain arrays.
 
@@ -55,6 +59,7 @@ def check_sites(
         atomic_numbers: (N,) atomic numbers.
         frac_coords: (N, 3) fractional coordinates.
         options: limits.
+        periodic: whether atoms near opposite faces are neighbours; in a box they are not.
 
     Raises:
         InputError: with the reason.
@@ -74,7 +79,7 @@ def check_sites(
     if wrong.any():
         site = int(wrong.any(1).argmax())
         raise InputError(f"fractional coordinate {frac_coords[wrong][0]:g} of atom {site + 1}")
-    distance, i, j = nearest_pair(lattice, frac_coords, options.min_distance)
+    distance, i, j = nearest_pair(lattice, frac_coords, options.min_distance, periodic)
     if distance < options.min_distance:
         symbols = symbols_by_number()
         first, second = (f"{symbols[atomic_numbers[k]]} (atom {k + 1})" for k in (i, j))
@@ -128,7 +133,7 @@ def check_angle(name: str, angle: float) -> None:
 
 
 def nearest_pair(
-    lattice: np.ndarray, frac_coords: np.ndarray, cutoff: float
+    lattice: np.ndarray, frac_coords: np.ndarray, cutoff: float, periodic: bool = True
 ) -> tuple[float, int, int]:
     """The nearest two atoms, periodic images included, if they are nearer than `cutoff`.
 
@@ -141,20 +146,23 @@ def nearest_pair(
         lattice: (3, 3) cell vectors as rows, Å.
         frac_coords: (N, 3) fractional coordinates, finite.
         cutoff: Å.
+        periodic: whether images count.
 
     Returns:
         Distance (Å) and the two positions, the same one twice for an atom and its own image;
         (inf, -1, -1) if no pair is nearer than the cutoff.
     """
     spacings = _plane_spacings(lattice)
-    spans = [math.floor(cutoff / spacing + 0.5) for spacing in spacings]
+    spans = [math.floor(cutoff / spacing + 0.5) if periodic else 0 for spacing in spacings]
     shifts = list(itertools.product(*(range(-n, n + 1) for n in spans)))
     count = len(frac_coords)
     block = max(1, _PAIRS_AT_ONCE // max(count, 1))
     best = (math.inf, -1, -1)
     for start in range(0, count, block):
+        # (block, N, 3)
         difference = frac_coords[None, :, :] - frac_coords[start : start + block, None, :]
-        difference -= np.round(difference)  # (block, N, 3)
+        if periodic:
+            difference -= np.round(difference)
         for shift in shifts:
             shifted = difference + shift if any(shift) else difference
             near = (np.abs(shifted) * spacings <= cutoff).all(-1)

@@ -61,6 +61,12 @@ class PackedSet:
         """Atoms in each crystal."""
         return np.diff(self.offsets)
 
+    @property
+    def periodic(self) -> bool:
+        """Whether these are crystals, and not boxes that `nesf data boxes` wrote."""
+        origins = self.provenance.get("parts") or [self.provenance]  # of a joined set
+        return any(origin.get("periodic", True) for origin in origins)
+
     @staticmethod
     def load(path: str | Path, mmap: bool = True, verify: bool = True) -> PackedSet:
         """Open a packed set.

@@ -29,7 +29,8 @@ def parse(payload: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         payload: {"cif" | "poscar" | "extxyz": text}, {"structure": pymatgen's dict, or its JSON
-            text} or {"lattice", "species", and "cart" or "frac"} with plain lists, or their JSON.
+            text} or {"lattice", "species", and "cart" or "frac"} with plain lists, or their JSON;
+            "periodic" beside it is false for a box (`nesf.boxes`).
         config: the fields of `ReadOptions`.
 
     Returns:
@@ -40,11 +41,14 @@ def parse(payload: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """
     options = ReadOptions(**config)
     sites = _read(payload, options)
+    periodic = payload.get("periodic", True)
     if options.cell != "as-given":
+        if not periodic:
+            raise InputError(f"a box has no {options.cell} cell; read it with the cell as-given")
         anything = replace(options, max_atoms=sys.maxsize)
         check_sites(sites.lattice, sites.atomic_numbers, sites.frac_coords, anything)
         sites = standard_cell(sites, options)
-    check_sites(sites.lattice, sites.atomic_numbers, sites.frac_coords, options)
+    check_sites(sites.lattice, sites.atomic_numbers, sites.frac_coords, options, periodic)
     return {
         "lattice": sites.lattice.tolist(),
         "numbers": sites.atomic_numbers.tolist(),

@@ -222,6 +222,7 @@ def read_packed(file: InputFile, options: ReadOptions) -> Found:
             "lattice": packed.lattice[i].tolist(),
             "species": packed.atomic_numbers[atoms].tolist(),
             "frac": packed.frac_coords[atoms].tolist(),
+            "periodic": packed.periodic,
         }
         record = {key: column[i] for key, column in packed.properties.items()}
         record = {k: v if isinstance(v, str) else float(v) for k, v in record.items()}

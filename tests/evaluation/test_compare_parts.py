@@ -19,12 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.compare.children import TIMED_OUT, run_child
+from eval.compare.contest import Contest
 from eval.compare.folder import only_one_comparison, prepare
 from eval.compare.levels import LEVELS, times_to_levels
 from eval.compare.lines import JsonLines
 from eval.compare.measuring import merged, spread_choice
 from eval.compare.parts import Cell, Row, Table, mark_best, metric_cell, spread_cell
 from eval.compare.plan import Comparison, Contestant, DataFiles
+from eval.compare.plots import BARS, draw_errors
 from eval.compare.read_plan import read_plan
 from eval.compare.summary import Outcome, outcomes_of
 from eval.compare.tables import levels_table
@@ -298,6 +300,34 @@ def test_the_best_is_marked_and_so_is_what_reads_the_same():
     assert bests("low", 1.0, None) == [False, False]  # nothing to compare with
     assert bests("low", 1.0, 1.0) == [False, False]
     assert bests(None, 3.0, 1.0) == [False, False]
+
+
+@pytest.mark.parametrize("count", range(1, len(BARS) + 1))
+def test_the_chart_of_errors_has_a_panel_for_each_known_figure(count):
+    known = {name: {"value": 1.0, "low": 0.5, "high": 1.5} for name, _ in BARS[:count]}
+    line = result(0, 1.0) | {"metrics": known, "chance": None}
+    assert len(draw_errors([outcome(line)], {"one": "#000000"}).axes) == count
+
+
+def test_boxes_are_neither_matched_nor_symmetrised(tmp_path, monkeypatch):
+    asked: dict[str, Any] = {}
+
+    def evaluate(predicted: Any, reference: Any, **options: Any) -> dict[str, Any]:
+        asked.update(options)
+        names = ("metrics", "refined", "chance", "by_num_atoms", "counts", "settings")
+        return {name: {} for name in names} | {"failures": []}
+
+    monkeypatch.setattr("eval.compare.contest.evaluate", evaluate)
+    made = plan(tmp_path, output=str(tmp_path / "out"), scoring={"boxes": True})
+    (entry,) = made.entries()
+    entry.folder.mkdir(parents=True)
+    contest = Contest(made, torch.device("cpu"), {}, ())
+    contest._score(entry, {"failures": [], "cannot_represent": [], "crystals": 1})
+    assert asked["boxes"] is True
+    assert asked["refine"] is False
+    assert made.shared_terms()["scoring"]["boxes"] is True
+    # comparisons of crystals from before boxes were known go on
+    assert "boxes" not in plan(tmp_path).shared_terms()["scoring"]
 
 
 def test_outcomes_count_what_failed_and_what_is_open(tmp_path):

@@ -56,10 +56,8 @@ def test_scale_is_in_units_of_the_prior(tmp_path, inputs, use):
 
 
 def test_scale_of_a_model_without_a_prior(tmp_path, inputs, use):
-    """The unit is the spread over the inputs, or over the crystals of --like."""
+    """The unit is the spread over the inputs, over the crystals of --like, or one latent's size."""
     one, all_of_them = [str(inputs / "a0.cif")], [str(inputs)]
-    with pytest.raises(InputError, match=r"a StandIn has no prior.*--like"):
-        run("perturb", one, output=str(tmp_path / "x"))
     with pytest.raises(InputError, match="--like has one crystal"):
         run("perturb", one, output=str(tmp_path / "x"), like=one[0])
     assert not (tmp_path / "x").exists()
@@ -74,6 +72,13 @@ def test_scale_of_a_model_without_a_prior(tmp_path, inputs, use):
     unit = np.std([s.lattice.matrix[1, 1] for s in crystals_of(inputs).values()], ddof=1)
     assert spreads["own"] == pytest.approx(spreads["like"])
     assert spreads["own"] == pytest.approx(0.05 * unit, rel=0.3)
+    run("perturb", one, output=str(tmp_path / "single.csv"), count=60, scale=1e-3)
+    moves = [s.lattice.matrix[1, 1] for s in crystals_of(tmp_path / "single.csv").values()]
+    (given_one,) = crystals_of(inputs / "a0.cif").values()
+    latent = StandIn().encode(CrystalBatch.from_structures([given_one]))
+    size = latent.square().mean().sqrt().item()
+    assert len(moves) > 20
+    assert np.std(moves) == pytest.approx(1e-3 * size, rel=0.3)
 
 
 def test_latents_that_do_not_differ_give_no_unit(tmp_path, use):
@@ -182,6 +187,23 @@ def test_a_model_without_a_prior_needs_crystals_like_the_wanted(tmp_path, inputs
     assert len(rows) == 12
     lengths = [s.lattice.a for s in crystals_of(tmp_path / "out").values()]
     assert 4.5 < np.mean(lengths) < 6.2
+
+
+def test_a_prior_may_be_fitted_although_the_model_has_one(tmp_path, inputs, use):
+    """The own one lies around one salt, the fitted one around all that are given."""
+    use(Conditional())
+    lengths = {}
+    for prior in ("auto", "own", "fitted"):
+        out = tmp_path / f"{prior}.csv"
+        run("sample", output=str(out), count=40, prior=prior, like=str(inputs))
+        lengths[prior] = [s.lattice.a for s in crystals_of(out).values()]
+    assert lengths["auto"] == lengths["own"]
+    assert np.std(lengths["fitted"]) > 3 * np.std(lengths["own"])
+    with pytest.raises(InputError, match="like the ones wanted with --like FILES"):
+        run("sample", output=str(tmp_path / "x"), prior="fitted")
+    use(StandIn())
+    with pytest.raises(InputError, match="a StandIn has no prior of its own"):
+        run("sample", output=str(tmp_path / "x"), prior="own", like=str(inputs))
 
 
 def test_failures_count_and_are_listed(tmp_path, use, capsys):

@@ -9,9 +9,11 @@ import torch
 from stand_in_model import StandIn
 from torch import nn
 
+from baselines.voxel_icsg3d.hoffmann import VoxelHoffmann
 from baselines.voxel_icsg3d.model import VoxelICSG3D
 from baselines.voxel_icsg3d.voxelize import VoxelOptions
 from nesf.autoencoder import NeSF
+from nesf.boxes import BoxMode, BoxOptions
 from nesf.crystal import CrystalBatch
 
 MAX_ATOMS = 8
@@ -38,9 +40,22 @@ def _voxels(frame: Literal["box", "cell"], **arguments: Any) -> nn.Module:
     )
 
 
+def _boxes(mode: BoxMode) -> nn.Module:
+    return VoxelHoffmann(
+        # room for the unit cells of `right_angled` in any rotation
+        BoxOptions(side=14.0, mode=mode, capacity=1024),
+        resolution=18,
+        label_radius=0.75,
+        latent_dim=16,
+        vae_widths=(4, 4, 8),
+        unet_widths=(4, 8),
+    )
+
+
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "nesf": _nesf,
     "nesf, periodic": lambda: _nesf(periodic=True),
+    "nesf, variational": lambda: _nesf(variational=True),
     "nesf, published": lambda: NeSF(
         latent_dim=16,
         max_atoms=MAX_ATOMS,
@@ -54,6 +69,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "voxels in the box": lambda: _voxels("box"),
     "voxels in the cell": lambda: _voxels("cell", lattice_readout="head"),
     "voxels, released behaviour": lambda: _voxels("box", lattice_readout="released"),
+    "boxes, unit cell": lambda: _boxes("unit"),
+    "boxes, repeating": lambda: _boxes("repeat"),
     "stand-in": lambda: StandIn(max_atoms=MAX_ATOMS),
 }
 
