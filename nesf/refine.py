@@ -46,6 +46,8 @@ class RefineOptions:
             1944).
         memory: weight of each step's quadratic in the next step, where it stands for the queries of
             the steps before; 0 forgets them.
+        settled_memory: the same in the last quarter of the steps: a mean over more queries, so that
+            what moves to and fro comes to rest.
         whitening: how far directions are evened out in which the decoders feel the latent more or
             less (see `whitened`), 0 not at all to 1 altogether; what is even is damped evenly.
         tolerance: atoms farther off than this are not the crystal's, Å.
@@ -56,11 +58,12 @@ class RefineOptions:
         seed: of the queries.
     """
 
-    steps: int = 60
+    steps: int = 160
     first_steps: int = 8
     check_every: int = 2
     damping: float = 0.1
     memory: float = 0.7
+    settled_memory: float = 0.95
     whitening: float = 1.0
     tolerance: float = 0.03
     lattice_tolerance: float = 0.1
@@ -77,11 +80,16 @@ class RefineOptions:
             raise ValueError(f"check_every must be at least 1, not {self.check_every}")
         if not 0 <= self.whitening <= 1:
             raise ValueError(f"whitening is a share, 0 to 1, not {self.whitening}")
-        if not 0 <= self.memory < 1:
-            raise ValueError(f"memory is a share below 1, not {self.memory}")
+        for name in ("memory", "settled_memory"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is a share below 1, not {getattr(self, name)}")
         for name in ("damping", "tolerance", "lattice_tolerance"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+
+    def memory_at(self, step: int) -> float:
+        """The memory of a step, counted from 0."""
+        return self.memory if 4 * step < 3 * self.steps else self.settled_memory
 
     def until_check(self, step: int) -> int:
         """How many steps to take after `step` of them before latents are looked at."""
@@ -232,8 +240,9 @@ class LatentFit:
     def _advance(self, rows: Int[Tensor, " r"], asked: TrainingQueries) -> None:
         options, moved = self.options, self._moved[rows].unsqueeze(-1)  # (R, L, 1)
         here = self._residuals(self.crystals.select(rows), self.latent[rows], asked.select(rows))
-        curvature = options.memory * self._curvature[rows] + here.curvature
-        pull = options.memory * self._pull[rows].unsqueeze(-1)
+        memory = options.memory_at(self.step)
+        curvature = memory * self._curvature[rows] + here.curvature
+        pull = memory * self._pull[rows].unsqueeze(-1)
         pull = pull + here.slope.unsqueeze(-1) - here.curvature @ moved
         mean = curvature.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
         damped = curvature + torch.diag_embed((options.damping * mean).expand_as(self._pull[rows]))

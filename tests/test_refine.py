@@ -220,6 +220,11 @@ def test_looked_at_often_first_and_never_beyond_the_end() -> None:
     assert RefineOptions(steps=40, first_steps=2, check_every=4).until_check(2) == 4
 
 
+def test_memory_lengthens_in_the_last_quarter() -> None:
+    options = RefineOptions(steps=8, memory=0.5, settled_memory=0.9)
+    assert [options.memory_at(step) for step in range(8)] == [0.5] * 6 + [0.9] * 2
+
+
 def test_a_latent_that_was_lost_is_found_again() -> None:
     model = nesf.load("lcs6")
     rocksalt = Structure.from_spacegroup(
@@ -271,7 +276,8 @@ def test_whitening_evens_out_the_decoders_first_answers(conditioning: str) -> No
 @pytest.mark.parametrize(
     ("name", "value"),
     [("whitening", 1.5), ("steps", -1), ("check_every", 0), ("damping", 0.0), ("memory", 1.0),
-     ("first_steps", -1), ("tolerance", -1.0), ("lattice_tolerance", float("nan"))],
+     ("settled_memory", -0.1), ("first_steps", -1), ("tolerance", -1.0),
+     ("lattice_tolerance", float("nan"))],
 )  # fmt: skip
 def test_options_out_of_range(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
