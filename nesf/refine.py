@@ -40,8 +40,9 @@ class RefineOptions:
         steps: of least squares, at most; 0 leaves the encoder's latents as they are.
         first_steps: of them with few queries, for the many latents that need little; the others
             are for the few that need much.
-        check_every: after each of the first steps and then after so many, latents whose fields
-            have come right are decoded, and those that give their crystals are done.
+        check_growth: latents whose fields have come right are decoded, and those that give their
+            crystals are done, after the first step and then whenever the steps have grown by this
+            factor.
         damping: of a step, as a share of the mean curvature (Levenberg, Q. Appl. Math. 2, 164,
             1944).
         memory: weight of each step's quadratic in the next step, where it stands for the queries of
@@ -60,7 +61,7 @@ class RefineOptions:
 
     steps: int = 160
     first_steps: int = 8
-    check_every: int = 2
+    check_growth: float = 1.4
     damping: float = 0.1
     memory: float = 0.7
     settled_memory: float = 0.95
@@ -76,8 +77,8 @@ class RefineOptions:
         for name in ("steps", "first_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        if self.check_every < 1:
-            raise ValueError(f"check_every must be at least 1, not {self.check_every}")
+        if not 1 <= self.check_growth < math.inf:
+            raise ValueError(f"check_growth must be at least 1, not {self.check_growth}")
         if not 0 <= self.whitening <= 1:
             raise ValueError(f"whitening is a share, 0 to 1, not {self.whitening}")
         for name in ("memory", "settled_memory"):
@@ -93,8 +94,7 @@ class RefineOptions:
 
     def until_check(self, step: int) -> int:
         """How many steps to take after `step` of them before latents are looked at."""
-        count = 1 if step < self.first_steps else self.check_every
-        return min(count, self.steps - step)
+        return min(math.floor(step * self.check_growth) + 1, self.steps) - step
 
 
 @dataclass(frozen=True)
@@ -143,20 +143,18 @@ def refine_latents(
 
     faults = faults_of(found[0], crystals)
     place = torch.arange(len(latent), device=latent.device)  # each crystal's best one in `found`
-    taken, due = torch.zeros_like(place), torch.zeros_like(place)
+    taken = torch.zeros_like(place)
     open_ = faults.nonzero().squeeze(-1)
     fit = LatentFit(model, crystals.select(open_), latent[open_], options)
     while len(open_) and fit.step < options.steps:
         for _ in range(options.until_check(fit.step)):
             fit.advance()
         taken[open_] = fit.step
-        # decoding costs several steps: only where it can succeed, not again soon where it has
-        # failed, and at the end
-        tried = fit.fields_right() & (due[open_] <= fit.step) | (fit.step >= options.steps)
+        # decoding costs several steps: only where it can succeed, and at the end
+        tried = fit.fields_right() | (fit.step >= options.steps)
         if not tried.any():
             continue
         rows, tried_latent = open_[tried], fit.latent[tried]
-        due[rows] = 1 + fit.step * 3 // 2
         again = decode(tried_latent)
         left = faults_of(again, crystals.select(rows))
         better = left < faults[rows]

@@ -23,7 +23,7 @@ from nesf.reconstruct import Reconstruction, join_reconstructions, reconstruct
 from nesf.refine import LatentFit, RefineOptions, refine_latents, whitened
 
 QUICK = RefineOptions(steps=6, first_steps=3)
-NO_FIRST = RefineOptions(steps=10, first_steps=0, check_every=10)
+AT_THE_END = RefineOptions(steps=10, first_steps=0, check_growth=10.0)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_the_fewest_faults_win(model: NeSF, crystals: CrystalBatch) -> None:
         mask[-1] = crystals.mask[-1]
         return exactly(found.replace(mask=mask))
 
-    refined = refine_latents(model, crystals, latent, decode, NO_FIRST)
+    refined = refine_latents(model, crystals, latent, decode, AT_THE_END)
     several = crystals.num_atoms > 1
     assert several[:-1].any()
     assert refined.faults[-1] == 0  # all was well with the last one
@@ -165,10 +165,10 @@ def test_what_is_done_leaves(
     monkeypatch.setattr(
         LatentFit, "fields_right", lambda fit: torch.ones(len(fit.latent), dtype=torch.bool)
     )
-    options = RefineOptions(steps=9, first_steps=2, check_every=2)
+    options = RefineOptions(steps=9, first_steps=2, check_growth=1.6)
     refined = refine_latents(model, crystals, model.encode(crystals), decode, options)
     assert sizes == [5, 5, 4, 3, 2, 1]
-    assert refined.steps.tolist() == [1, 2, 4, 8, 9]
+    assert refined.steps.tolist() == [1, 2, 4, 7, 9]
     assert refined.faults.tolist() == [0] * 5
 
 
@@ -214,10 +214,15 @@ def test_the_columns_are_those_of_the_crystals(crystals: CrystalBatch) -> None:
     torch.testing.assert_close(again.site_spread[1:], found.site_spread)
 
 
-def test_looked_at_often_first_and_never_beyond_the_end() -> None:
-    options = RefineOptions(steps=3, first_steps=2, check_every=4)
-    assert [options.until_check(step) for step in range(3)] == [1, 1, 1]
-    assert RefineOptions(steps=40, first_steps=2, check_every=4).until_check(2) == 4
+def test_looked_at_ever_more_rarely_and_never_beyond_the_end() -> None:
+    options, looks, step = RefineOptions(steps=20, check_growth=1.4), [], 0
+    while step < options.steps:
+        step += options.until_check(step)
+        looks.append(step)
+    assert looks == [1, 2, 3, 5, 8, 12, 17, 20]
+    assert [RefineOptions(steps=3, check_growth=1.0).until_check(step) for step in range(3)] == [
+        1
+    ] * 3
 
 
 def test_memory_lengthens_in_the_last_quarter() -> None:
@@ -275,7 +280,7 @@ def test_whitening_evens_out_the_decoders_first_answers(conditioning: str) -> No
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("whitening", 1.5), ("steps", -1), ("check_every", 0), ("damping", 0.0), ("memory", 1.0),
+    [("whitening", 1.5), ("steps", -1), ("check_growth", 0.9), ("damping", 0.0), ("memory", 1.0),
      ("settled_memory", -0.1), ("first_steps", -1), ("tolerance", -1.0),
      ("lattice_tolerance", float("nan"))],
 )  # fmt: skip
