@@ -27,6 +27,7 @@ from nesf.encoder import (
     Posterior,
     PublishedEncoder,
     begin_narrow,
+    cell_features,
     mlp,
 )
 from nesf.fields import CrystalFields
@@ -130,6 +131,7 @@ class NeSF(nn.Module):
         variational: the encoder says a normal distribution of latents, which training holds near
             N(0, 1) (`LossOptions.kl`), so that latents can be drawn (arXiv:1312.6114).
         reconstruction: changes to `ReconstructOptions` that suit this model.
+        box: all crystals are boxes of this side, Å (`nesf.boxes`): cubes with faces that are walls.
     """
 
     def __init__(
@@ -153,6 +155,7 @@ class NeSF(nn.Module):
         elements_head: bool = True,
         variational: bool = False,
         reconstruction: Mapping[str, Any] | None = None,
+        box: float | None = None,
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
@@ -163,7 +166,10 @@ class NeSF(nn.Module):
             "species_widths": list(species_widths),
             "reconstruction": dict(reconstruction or {}),
         }
-        self.options = ReconstructOptions(**self.init_args["reconstruction"])
+        self.options = ReconstructOptions(
+            **{"walls": box is not None, **self.init_args["reconstruction"]}
+        )
+        self.box = box
         self.walls = self.options.walls  # crystals are boxes, see `nesf.boxes`
         self.periodic, self.margin = periodic, margin
         self.max_atoms, self.num_species = max_atoms, num_species
@@ -236,7 +242,12 @@ class NeSF(nn.Module):
         count, elements = (
             self.set_head(latent).float().split([self.max_atoms + 1, self.num_species], dim=-1)
         )
-        return Heads(self.cell_head(latent).float(), count, elements)
+        cell = self.cell_head(latent).float()
+        if self.box is not None:
+            # nothing is to be told, but every head is to have a gradient
+            cube = torch.eye(3, device=cell.device).unsqueeze(0) * self.box
+            cell = 0 * cell + cell_features(cube)
+        return Heads(cell, count, elements)
 
     def fields(
         self, latent: Float[Tensor, "b l"], lattice: Float[Tensor, "b 3 3"] | None = None

@@ -171,6 +171,8 @@ class FieldTraining(ScoredModule):
                 "boxes need periodic: false and margin: 0 in the model, and margin: 0 in the "
                 "queries: their faces are walls"
             )
+        if boxes is not None and model.box is not None and model.box != boxes.side:
+            raise ValueError(f"boxes.side is {boxes.side} Å, and the model's box {model.box} Å")
         self.model = model
         self.initial = initial
         self.queries, self.augmentation = queries, augmentation

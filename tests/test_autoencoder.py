@@ -12,6 +12,7 @@ from pymatgen.core import Lattice
 
 import nesf.autoencoder
 from nesf.autoencoder import Heads, NeSF
+from nesf.boxes import BoxOptions
 from nesf.crystal import CrystalBatch, standardised
 from nesf.objective import LossOptions, total_loss
 from nesf.precision import autocast
@@ -230,3 +231,26 @@ def test_fields_in_use_answer_as_the_decoders_do(monkeypatch):
     assert chosen.num_atoms.tolist() == fields.num_atoms[part].tolist()
     # the weights that are trained stay as they are
     assert all(weight.dtype == torch.float32 for weight in model.parameters())
+
+
+def test_a_model_of_boxes_gives_back_boxes():
+    model = tiny(box=7.5).requires_grad_(False)
+    boxes = CrystalBatch(
+        torch.rand(2, 3, 3), torch.ones(2, 3).long(), torch.ones(2, 3).bool(),
+        7.5 * torch.eye(3).repeat(2, 1, 1), ("a", "b"),
+    )  # fmt: skip
+    found = model.decode(model.encode(boxes))
+    torch.testing.assert_close(found.crystals.lattice, boxes.lattice, atol=1e-5, rtol=0)
+    assert model.walls
+    assert not tiny().walls
+    # in training, every head has a gradient all the same
+    trained = tiny(box=7.5)
+    trained.heads(trained.encode(boxes)).cell.sum().backward()
+    assert (trained.cell_head[0].weight.grad == 0).all()
+
+
+def test_training_boxes_are_the_models():
+    with pytest.raises(ValueError, match=r"boxes.side is 10.0 Å, and the model's box 7.5 Å"):
+        FieldTraining(
+            tiny(box=7.5, margin=0.0), CellQueries(margin=0.0), boxes=BoxOptions(side=10.0)
+        )
