@@ -123,7 +123,7 @@ def _position_loss(
     loss = scaled_distance_loss if scaled else squared_distance_loss
     losses, errors, sizes = [], [], []
     for block in blocks:
-        target = _target(model, block, crystals)
+        target = target_of(model, block, crystals)
         cell = crystals.lattice[block.crystal]
         predicted = model.position_decoder(latent[block.crystal], block.query, cell)
         losses.append(loss(predicted, target.offset))
@@ -139,14 +139,15 @@ def _species_loss(
 ) -> Tensor:
     losses = []
     for block in blocks:
-        target = _target(model, block, crystals)
+        target = target_of(model, block, crystals)
         cell = crystals.lattice[block.crystal]
         logits = model.species_decoder(latent[block.crystal], block.query, cell)
         losses.append(species_loss(logits, target.species))
     return torch.stack(losses).mean()
 
 
-def _target(model: NeSF, block: QueryBlock, crystals: CrystalBatch) -> FieldTarget:
+def target_of(model: NeSF, block: QueryBlock, crystals: CrystalBatch) -> FieldTarget:
+    """The exact answers at a block's points, of fields that are periodic where the model's are."""
     images = NearestImage.of(crystals.lattice[block.crystal]) if model.periodic else None
     return field_target(block, crystals, model.margin, images)
 

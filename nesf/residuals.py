@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from nesf.autoencoder import NeSF
 from nesf.crystal import CrystalBatch
 from nesf.encoder import cell_features
-from nesf.geometry import NearestImage
 from nesf.linearise import linearise
 from nesf.losses import elements_entropy
-from nesf.queries import FieldTarget, QueryBlock, TrainingQueries, field_target
+from nesf.objective import target_of
+from nesf.queries import QueryBlock, TrainingQueries
 
 # below these an error counts as a square, beyond them as a distance
 POSITION_FLOOR = 0.005  # Å
@@ -96,7 +96,7 @@ class Residuals:
     def _position_rows(
         self, crystals: CrystalBatch, latent: Tensor, block: QueryBlock
     ) -> tuple[Tensor, Tensor]:
-        decoder, target = self.model.position_decoder, self._target(block, crystals)
+        decoder, target = self.model.position_decoder, target_of(self.model, block, crystals)
         found = self._position(latent, decoder.query_features(block.query, crystals.lattice))
         units = decoder.units(crystals.lattice)
         error = found.value @ units - target.offset  # (B, Q, 3)
@@ -111,7 +111,7 @@ class Residuals:
     def _species_rows(
         self, crystals: CrystalBatch, latent: Tensor, block: QueryBlock
     ) -> tuple[Tensor, Tensor]:
-        decoder, target = self.model.species_decoder, self._target(block, crystals)
+        decoder, target = self.model.species_decoder, target_of(self.model, block, crystals)
         found = self._species(latent, decoder.query_features(block.query, crystals.lattice))
         logs = found.value.log_softmax(-1)
         entropy = -logs.gather(-1, target.species.unsqueeze(-1))  # (B, Q, 1)
@@ -137,7 +137,3 @@ class Residuals:
             values = [*cell.unbind(-1), *((2 * e + ENTROPY_FLOOR).sqrt() for e in entropies)]
             rows = [torch.autograd.grad(v.sum(), own, retain_graph=True)[0] for v in values]
         return torch.stack(rows, dim=1) @ self.directions, torch.stack(values, dim=1).detach()
-
-    def _target(self, block: QueryBlock, crystals: CrystalBatch) -> FieldTarget:
-        images = NearestImage.of(crystals.lattice) if self.model.periodic else None
-        return field_target(block, crystals, self.model.margin, images)
