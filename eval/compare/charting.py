@@ -64,7 +64,7 @@ class Chart:
 
 def model_colors(plan: Comparison) -> dict[str, str]:
     """Each model's colour, the same in every chart."""
-    return {model.name: PALETTE[i % len(PALETTE)] for i, model in enumerate(plan.models)}
+    return {model.name: PALETTE[i % len(PALETTE)] for i, model in enumerate(plan.contestants)}
 
 
 def logarithmic(ax: Axes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -9,18 +10,23 @@ from pathlib import Path
 from nesf.atomic import atomic_write
 from nesf.errors import NesfError
 
+TASKS = {
+    "reconstruct": "eval.compare.measuring:reconstruct_set",
+    "variant": "eval.compare.measuring:measure_variant",
+    "predict": "eval.compare.property_measuring:predict_set",
+}
+
 
 def main(path: str) -> int:
     """Do what a job file says, and write its report.
 
     Args:
-        path: of the job: "task" (`reconstruct` or `variant`), "report" (a file), and what the
-            function of `eval.compare.measuring` takes.
+        path: of the job: "task" (one of `TASKS`), "report" (a file), and what the task's function
+            takes.
     """
-    from eval.compare.measuring import measure_variant, reconstruct_set
-
     job = json.loads(Path(path).read_text())
-    task = {"reconstruct": reconstruct_set, "variant": measure_variant}[job["task"]]
+    module, _, name = TASKS[job["task"]].partition(":")
+    task = getattr(importlib.import_module(module), name)
     try:
         report = task(job)
     except NesfError as error:

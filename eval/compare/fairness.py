@@ -12,11 +12,24 @@ from eval.compare.summary import Outcome, Result
 def equal_terms(plan: Comparison, outcomes: Sequence[Outcome]) -> list[str]:
     """What every model had in common."""
     trained = [o for o in outcomes if o.model.config and o.done]
+    lost = "counts as wrong in every row"
+    if plan.predicts:
+        lost = (
+            "is scored as if the mean of the training crystals had been said of it, and counted as "
+            "a failure"
+        )
     sentences = [
         "All models were scored on the same test crystals "
         f"({', '.join(plan.data.test)}) by the same code; a crystal that a model gave nothing for "
-        "counts as wrong in every row."
+        f"{lost}."
     ]
+    simple = [o for o in outcomes if o.model.simple and o.done]
+    if simple:
+        sentences.append(
+            f"{_names(simple)} {'knows' if len(simple) == 1 else 'know'} the same training "
+            "crystals and nothing else; the penalty of a ridge regression on the composition is "
+            "chosen by leave-one-out."
+        )
     if trained:
         seeds = ", ".join(map(str, plan.seeds))
         sentences.append(
@@ -32,9 +45,10 @@ def equal_terms(plan: Comparison, outcomes: Sequence[Outcome]) -> list[str]:
                 "beside them. The schedules of our own models end with the time. Augmentation is "
                 "each model's own choice, and costs it time."
             )
-    machines = sorted({_machine(line) for o in outcomes for line in o.done})
+    machines = sorted({_machine(x) for o in outcomes if not o.model.simple for x in o.done})
     if machines:
-        sentences.append(f"Reconstructed and timed on {'; '.join(machines)}.")
+        done = "Predicted" if plan.predicts else "Reconstructed"
+        sentences.append(f"{done} and timed on {'; '.join(machines)}.")
     return sentences
 
 
@@ -60,19 +74,23 @@ def unequal_terms(plan: Comparison, outcomes: Sequence[Outcome]) -> list[str]:
             sentences.append(f"{name}{seed} failed in its {line['stage']}: {line['reason']}.")
         if outcome.open:
             sentences.append(f"{name}: {outcome.open} of its seeds are not done yet.")
+        if outcome.model.latent:
+            sentences += _on_latents(outcome)
         if outcome.model.weights is not None:
             sentences.append(_given(outcome))
+        if outcome.model.config is None:
             continue
         sentences += _uneven_training(plan, outcome)
-    hows = {str(line["training"].get("precision")) for o in outcomes for line in o.done}
+    networks = [o for o in outcomes if o.model.simple is None]
+    hows = {str(line["training"].get("precision")) for o in networks for line in o.done}
     if len(hows) > 1:
         each = ", ".join(
             f"{o.model.label} in {o.first['training'].get('precision', 'unknown precision')}"
-            for o in outcomes
+            for o in networks
             if o.first
         )
         sentences.append(f"They trained in different precision: {each}.")
-    sizes = [(o.first["parameters"], o.model.label) for o in outcomes if o.first]
+    sizes = [(o.first["parameters"], o.model.label) for o in networks if o.first]
     if len(sizes) > 1 and max(sizes)[0] > 1.5 * min(sizes)[0]:
         ratio = max(sizes)[0] / min(sizes)[0]
         sentences.append(
@@ -80,6 +98,20 @@ def unequal_terms(plan: Comparison, outcomes: Sequence[Outcome]) -> list[str]:
             f"{min(sizes)[1]}."
         )
     return sentences
+
+
+def _on_latents(outcome: Outcome) -> list[str]:
+    """How a latent came to compete for a property."""
+    if outcome.first is None:
+        return []
+    fit = outcome.first["prediction"]["fit"]
+    lost = fit["not_represented"]
+    return [
+        f"{outcome.model.label} is a ridge regression on the {outcome.first['latent_dim']} numbers "
+        f"of the latents of {format_count(fit['trained_on'])} training crystals, its penalty "
+        "chosen on the validation crystals; the encoder was told no property."
+        + (f" {lost} of these crystals have no latent and were left out." if lost else "")
+    ]
 
 
 def _given(outcome: Outcome) -> str:

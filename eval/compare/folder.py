@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.compare.plan import Comparison, Contestant, Restart
+from eval.compare.options import Contestant
+from eval.compare.plan import Comparison, Plan, Restart
 from nesf.atomic import atomic_write
 from nesf.checkpoint import find_model
 from nesf.data.files import find_files
@@ -55,8 +56,23 @@ def only_one_comparison(folder: Path) -> Iterator[list[int]]:
         yield [file.fileno()]
 
 
-def terms_of(plan: Comparison, device: str) -> dict[str, Any]:
-    """What results depend on, as plain JSON: shared terms, contents of the data, the models.
+def terms_of(plan: Plan, device: str) -> dict[str, Any]:
+    """What results depend on, as plain JSON: of the one comparison, or of each part.
+
+    Args:
+        plan: what is compared.
+        device: the kind of device, cpu or cuda.
+
+    Raises:
+        InputError: a file that the plan names does not exist.
+    """
+    if not plan.several:
+        return part_terms(plan.parts[0], device)
+    return {"parts": {part.name: part_terms(part, device) for part in plan.parts}}
+
+
+def part_terms(plan: Comparison, device: str) -> dict[str, Any]:
+    """Shared terms, contents of the data, and the models of one comparison.
 
     Args:
         plan: the comparison.
@@ -74,18 +90,22 @@ def terms_of(plan: Comparison, device: str) -> dict[str, Any]:
             ]
             for name, paths in asdict(plan.data).items()
         },
-        "models": {model.name: _model_terms(model) for model in plan.models},
+        "models": {model.name: _model_terms(model) for model in plan.contestants},
     }
     return json.loads(json.dumps(terms))
 
 
 def _model_terms(model: Contestant) -> dict[str, Any]:
+    if model.simple is not None:
+        return {"simple": model.simple}
+    latent = {"latent": True} if model.latent else {}
     if model.weights is not None:
-        return {"weights": model.weights, "sha256": _sha256(find_model(model.weights))}
+        return {"weights": model.weights, "sha256": _sha256(find_model(model.weights)), **latent}
     path = Path(str(model.config))
     if not path.is_file():
         raise InputError(f"the model {model.name}: there is no configuration {path}")
-    return {"config": str(path), "sha256": _sha256(path), "overrides": list(model.overrides)}
+    terms = {"config": str(path), "sha256": _sha256(path), "overrides": list(model.overrides)}
+    return terms | latent
 
 
 def _sha256(path: Path) -> str:
@@ -109,9 +129,14 @@ def prepare(folder: Path, terms: dict[str, Any], restart: Restart) -> None:
                 f"{folder} holds a comparison already: go on with --restart auto, remove it with "
                 "--restart fresh, or give another --output"
             )
-        _check_same(json.loads(path.read_text()), terms, folder)
-        before = json.loads(path.read_text())["models"]
-        terms = {**terms, "models": before | terms["models"]}
+        before = json.loads(path.read_text())
+        differing = _differing(before, terms)
+        if differing:
+            raise InputError(
+                f"the comparison in {folder} was made on other terms ({', '.join(differing[:4])}); "
+                "begin anew with --restart fresh, or give another --output"
+            )
+        terms = _joined(before, terms)
     elif any((folder / name).exists() for name in _OURS):
         raise InputError(f"{folder} holds other files; give another --output")
     with atomic_write(path) as file:
@@ -119,7 +144,16 @@ def prepare(folder: Path, terms: dict[str, Any], restart: Restart) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove what a comparison wrote, and nothing else; the plan last."""
+    """Remove what a comparison wrote, its parts too, and nothing else; the plan last."""
+    terms = json.loads((folder / PLAN).read_text())
+    for part in terms.get("parts", ()):
+        _remove_files(folder / part)
+        if (folder / part).is_dir() and not any((folder / part).iterdir()):
+            (folder / part).rmdir()
+    _remove_files(folder)
+
+
+def _remove_files(folder: Path) -> None:
     for name in reversed(_OURS):
         path = folder / name
         if path.is_dir():
@@ -128,20 +162,36 @@ def _remove(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    """Results made on other terms are not to stand in one table."""
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Names of the terms that results in one table must share, and do not; models may be added."""
+    if "parts" in before and "parts" in now:
+        known = {name: part for name, part in now["parts"].items() if name in before["parts"]}
+        return [
+            f"{name} of the part {part}"
+            for part, terms in known.items()
+            for name in _differing(before["parts"][part], terms)
+        ]
+    if "parts" in before or "parts" in now:
+        return ["parts"]
     old, new = (dict(_flat({k: v for k, v in t.items() if k != "models"})) for t in (before, now))
     differing = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     for name, entry in now["models"].items():
-        known = before["models"].get(name)
-        if known is not None and known != entry:
-            changed = [key for key in entry if known.get(key) != entry[key]]
-            differing += [f"{key} of the model {name}" for key in changed]
-    if differing:
-        raise InputError(
-            f"the comparison in {folder} was made on other terms ({', '.join(differing[:4])}); "
-            "begin anew with --restart fresh, or give another --output"
-        )
+        known = before["models"].get(name, entry)
+        changed = sorted(k for k in known.keys() | entry.keys() if known.get(k) != entry.get(k))
+        differing += [f"{key} of the model {name}" for key in changed]
+    return differing
+
+
+def _joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """The terms of now, with parts and models of before that are no longer named."""
+    if "parts" in now:
+        old = before["parts"]
+        parts = {
+            name: _joined(old[name], terms) if name in old else terms
+            for name, terms in now["parts"].items()
+        }
+        return {**now, "parts": old | parts}
+    return {**now, "models": before["models"] | now["models"]}
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -36,10 +36,12 @@ class Row:
     Attributes:
         title: what it tells.
         cells: one a column.
+        head: whether it names the columns of the rows below it.
     """
 
     title: str
     cells: tuple[Cell, ...]
+    head: bool = False
 
 
 @dataclass(frozen=True)

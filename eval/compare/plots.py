@@ -93,14 +93,14 @@ def draw_errors(outcomes: Sequence[Outcome], colors: Mapping[str, str]) -> Figur
     for ax, (name, title) in zip(axes, panels, strict=False):
         chance = _chance(outcomes, name)
         for place, outcome in enumerate(outcomes):
-            value, low, high = _interval(outcome, "metrics", name)
+            value, low, high = interval_of(outcome, "metrics", name)
             if value is None:
                 continue
             color = colors[outcome.model.name]
             ax.barh(place, value, height=0.62, color=color, alpha=0.85)
             if low is not None and high is not None:
                 ax.plot([low, high], [place, place], color=INK, lw=1.1, solid_capstyle="butt")
-            refined = _interval(outcome, "refined", name)[0]
+            refined = interval_of(outcome, "refined", name)[0]
             if refined is not None:
                 ax.plot(refined, place, "D", ms=4.5, mfc="white", mec=INK, mew=0.9, zorder=5)
         if chance is not None:
@@ -136,7 +136,7 @@ def _chance(outcomes: Sequence[Outcome], name: str) -> float | None:
     return None
 
 
-def _interval(
+def interval_of(
     outcome: Outcome, part: str, name: str
 ) -> tuple[float | None, float | None, float | None]:
     """Value and interval; over seeds their mean, smallest and largest."""

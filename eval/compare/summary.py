@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.compare.plan import Comparison, Contestant
+from eval.compare.options import Contestant
+from eval.compare.plan import Comparison
 
 Result = Mapping[str, Any]
 
@@ -37,7 +38,7 @@ def outcomes_of(plan: Comparison, results: Sequence[Result]) -> list[Outcome]:
     """Results by model, in the plan's order; those of other models are left out."""
     known = {(line["model"], line["seed"]): line for line in results}
     outcomes = []
-    for model in plan.models:
+    for model in plan.contestants:
         keys = [entry.key for entry in plan.entries() if entry.model is model]
         lines = [known[key] for key in keys if key in known]
         done = tuple(line for line in lines if line["status"] == "done")

@@ -56,6 +56,7 @@ def is_trained(entry: Entry) -> bool:
 def fit_command(entry: Entry, device: torch.device) -> list[str]:
     """The words of the training's command; the shared terms come last, and so prevail."""
     plan: Comparison = entry.plan
+    learns = plan.predicts and not entry.model.latent
     index = [] if device.index is None else [f"--trainer.devices=[{device.index}]"]
     return [
         *(sys.executable, "-m", "nesf", "fit", f"--config={entry.model.config}"),
@@ -67,6 +68,7 @@ def fit_command(entry: Entry, device: torch.device) -> list[str]:
         *([] if plan.budget_s is None else [f"--trainer.max_time={as_max_time(plan.budget_s)}"]),
         f"--data.train={json.dumps(list(plan.data.train))}",
         f"--data.val={json.dumps(list(plan.data.val))}",
+        *([f"--model.model.properties={json.dumps([plan.target])}"] if learns else []),
         f"--threads={plan.threads}",
         "--restart=auto",
     ]

@@ -140,7 +140,8 @@ def to_html(table: Table) -> str:
                 _html_cell(cell.text, cell.note, cell.best, i in starts)
                 for i, cell in enumerate(row.cells)
             )
-            body.append(f'<tr><th scope="row">{escape(row.title)}</th>{cells}</tr>')
+            kind = ' class="columns"' if row.head else ""
+            body.append(f'<tr{kind}><th scope="row">{escape(row.title)}</th>{cells}</tr>')
     return (
         f'<div class="panel compare" id="table-{table.name}"><table><thead>{head}</thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
