@@ -1,23 +1,29 @@
 """Packed sets of generated crystals: time, memory and bytes of building them and training on them.
 
 python benchmarks/prototype_set.py --counts 1000 10000 100000 --workers 2 --json out.json
+python benchmarks/prototype_set.py --counts 10000 100000 400000 --repeat-of prototypes.nesf
 
 Each set is built in a process of its own by `nesf.data.prototypes.write_prototypes`, whose worker
-processes are watched from within, and then trained on for a few steps by `nesf fit` with a small
-network, in processes of their own: once with other crystals for validation, and once holding some
-of its own out. Slopes are those of straight lines through the points; figures at 1,000,000
-crystals are extrapolated along them, and say so.
+processes are watched from within; or it is a smaller set, over and over under new ids, which says
+the same about training. On each, `nesf fit` trains a small network for a few steps, in processes of
+their own: with other crystals for validation, holding some of its own out, and drawing crystals at
+different rates. Their memory is told in two parts: what is theirs alone (anonymous), and the pages
+of files that are mapped, which the system takes back when it needs them. Slopes are those of
+straight lines through the points; figures at 1,000,000 crystals are extrapolated along them, and
+say so.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +34,7 @@ from nesf.memory import peak_memory
 
 CONFIG = Path(__file__).parents[1] / "configs" / "nesf" / "demo.yaml"
 FAR = 1_000_000  # crystals
+TRAINING = ("peak_bytes", "peak_anonymous_bytes", "peak_file_bytes", "seconds", "processor_seconds")
 SMALL = {
     "model.init_args.model.init_args.latent_dim": "32",
     "model.init_args.model.init_args.encoder_width": "64",
@@ -39,21 +46,24 @@ SMALL = {
 }
 
 
-class Children:
-    """Watches the memory of this process's children while a block runs.
+class Watch:
+    """Looks at some numbers again and again while a block runs.
+
+    Args:
+        look: gives the numbers by name.
+        every_s: seconds between two looks.
 
     Attributes:
-        peak: the most that all of them held together, bytes; 0 where it cannot be told.
-        count: the most of them at once.
+        most: the largest of each so far.
     """
 
-    def __init__(self, every_s: float = 0.05) -> None:
-        self.every_s = every_s
-        self.peak = self.count = 0
+    def __init__(self, look: Callable[[], dict[str, int]], every_s: float = 0.05) -> None:
+        self.look, self.every_s = look, every_s
+        self.most: dict[str, int] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> Children:
+    def __enter__(self) -> Watch:
         self._thread.start()
         return self
 
@@ -62,10 +72,29 @@ class Children:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._over.wait(self.every_s):
-            held = [resident(child) for child in children()]
-            self.peak = max(self.peak, sum(held))
-            self.count = max(self.count, len(held))
+        over = False
+        while not over:
+            over = self._over.wait(self.every_s)
+            for name, value in self.look().items():
+                self.most[name] = max(self.most.get(name, 0), value)
+
+
+def of_children() -> dict[str, int]:
+    """How many processes this one has begun, and the bytes that they hold together."""
+    held = [resident(child) for child in children()]
+    return {"bytes": sum(held), "count": len(held)}
+
+
+def of_this_process() -> dict[str, int]:
+    """Bytes of memory of its own and of mapped files, by Linux's account; else empty."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return {}
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return {
+        "anonymous_bytes": 1024 * int(lines["RssAnon"].split()[0]),
+        "file_bytes": 1024 * int(lines["RssFile"].split()[0]),
+    }
 
 
 def children() -> list[int]:
@@ -89,7 +118,7 @@ def built(point: dict[str, Any]) -> dict[str, Any]:
 
     before = peak_memory("cpu")
     start = time.perf_counter()
-    with Children() as watched:
+    with Watch(of_children) as watched:
         report = write_prototypes(
             point["path"], point["count"], workers=point["workers"], progress=False
         )
@@ -101,9 +130,23 @@ def built(point: dict[str, Any]) -> dict[str, Any]:
         "file_bytes": report.path.stat().st_size,
         "before_bytes": before,
         "parent_peak_bytes": peak_memory("cpu"),
-        "children_peak_bytes": watched.peak,
-        "children": watched.count,
+        "children_peak_bytes": watched.most["bytes"],
+        "children": watched.most["count"],
     }
+
+
+def repeated(point: dict[str, Any]) -> dict[str, Any]:
+    """Write a set over and over, under new ids."""
+    from nesf.data.columns import StringColumn
+    from nesf.data.packed import PackedSet, PackedWriter
+
+    origin, count = PackedSet.load(point["repeat_of"]), point["count"]
+    with PackedWriter(point["path"]) as writer:
+        while len(writer) < count:
+            part = origin.select(range(min(len(origin), count - len(writer))))
+            names = StringColumn.from_strings(f"{name}#{len(writer)}" for name in part.ids)
+            writer.extend(dataclasses.replace(part, ids=names))
+    return {"packed": count, "file_bytes": Path(point["path"]).stat().st_size}
 
 
 def trained(point: dict[str, Any]) -> dict[str, Any]:
@@ -119,16 +162,20 @@ def trained(point: dict[str, Any]) -> dict[str, Any]:
         "trainer.max_steps": str(point["steps"]),
         "data.init_args.train": json.dumps([point["path"]]),
         "data.init_args.val": val,
+        "data.init_args.free_weight": str(point["free_weight"]),
         "threads": str(point["threads"]),
     }
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     before = peak_memory("cpu")
-    start = time.perf_counter()
-    fit_command(["--config", str(CONFIG), *words])
+    start, worked = time.perf_counter(), time.process_time()
+    with Watch(of_this_process, every_s=0.01) as watched:
+        fit_command(["--config", str(CONFIG), *words])
     result = {
         "seconds": time.perf_counter() - start,
+        "processor_seconds": time.process_time() - worked,
         "before_bytes": before,
         "peak_bytes": peak_memory("cpu"),
+        **{f"peak_{name}": value for name, value in watched.most.items()},
     }
     if point["device"].startswith("cuda"):
         result["device_peak_bytes"] = peak_memory(point["device"])
@@ -150,27 +197,32 @@ def lines(points: list[dict[str, Any]]) -> dict[str, Any]:
     counts = [point["count"] for point in points]
     wanted = {
         "build": ("seconds", "file_bytes", "parent_peak_bytes", "children_peak_bytes"),
-        "train": ("peak_bytes", "seconds"),
-        "train_held_out": ("peak_bytes", "seconds"),
+        "train": TRAINING,
+        "train_held_out": TRAINING,
+        "train_weighted": TRAINING,
     }
     return {
         f"{part} {name}": line(counts, [float(point[part][name]) for point in points])
         for part, names in wanted.items()
-        if part in points[0]
         for name in names
+        if name in points[0].get(part, {})
     }
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--point"]:
         point = json.loads(sys.argv[2])
-        print(json.dumps({"build": built, "train": trained}[point["kind"]](point)))
+        kinds = {"build": built, "repeat": repeated, "train": trained}
+        print(json.dumps(kinds[point["kind"]](point)))
         return
     parser = measure.parser(__doc__)
     parser.add_argument("--counts", nargs="+", type=int, default=[1000, 10_000, 100_000])
     parser.add_argument("--workers", type=int, default=2, help="processes that build")
     parser.add_argument("--steps", type=int, default=20, help="of training on each set")
     parser.add_argument("--val-count", type=int, default=200, help="to validate with; 0: none")
+    parser.add_argument(
+        "--repeat-of", type=Path, help="a packed set to repeat in place of building"
+    )
     parser.add_argument("--folder", type=Path, help="keep the sets here (else a temporary folder)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
@@ -192,22 +244,28 @@ def measured(arguments: argparse.Namespace, folder: Path, scratch: Path) -> list
     def fresh(**point: Any) -> dict[str, Any]:
         return measure.in_fresh_process(__file__, point)
 
+    def made(path: Path, count: int) -> tuple[str, dict[str, Any]]:
+        point: dict[str, Any] = {"path": str(path), "count": count}
+        if arguments.repeat_of:
+            origin = str(arguments.repeat_of)
+            return "repeat", fresh(kind="repeat", repeat_of=origin, **point)
+        return "build", fresh(kind="build", workers=arguments.workers, **point)
+
     val = scratch / "val.nesf"
-    validations = [("train", str(val)), ("train_held_out", "")]
+    trainings = {"train_held_out": ("", 0.0), "train_weighted": ("", 1.0)}
     if arguments.val_count:  # also fills the cache of the prototypes, which is made but once
-        fresh(kind="build", path=str(val), count=arguments.val_count, workers=arguments.workers)
-    else:
-        del validations[0]
+        made(val, arguments.val_count)
+        trainings = {"train": (str(val), 0.0), **trainings}
     points = []
     for count in arguments.counts:
         path = folder / f"prototypes-{count}.nesf"
-        point: dict[str, Any] = {"count": count}
-        point["build"] = fresh(kind="build", path=str(path), count=count, workers=arguments.workers)
-        for name, given in validations:
+        point: dict[str, Any] = dict([("count", count), made(path, count)])
+        for name, (given, weight) in trainings.items():
             point[name] = fresh(
                 kind="train",
                 path=str(path),
                 val=given,
+                free_weight=weight,
                 run=str(scratch / f"{name}-{count}"),
                 steps=arguments.steps,
                 threads=arguments.threads,

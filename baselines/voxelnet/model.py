@@ -11,10 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from baselines.voxel_icsg3d.property_network import PropertyNetwork
+from baselines.voxelnet.channels import unknown_elements
+from baselines.voxelnet.kept import SpectralBatch, with_spectra
 from baselines.voxelnet.network import VoxelCNN
 from baselines.voxelnet.options import VoxelOptions
-from baselines.voxelnet.turns import random_turns, turned
-from baselines.voxelnet.voxels import reciprocal_voxels, unknown_elements
+from baselines.voxelnet.spectra import spectra_of
+from baselines.voxelnet.turns import random_turns
+from baselines.voxelnet.voxels import reciprocal_voxels, voxels_of
 from nesf.crystal import CrystalBatch
 from nesf.data.packed import PackedSet, PackedTensors
 from nesf.random import generator_for
@@ -68,12 +71,19 @@ class VoxelNet(PropertyNetwork):
 
     def standardised(self, crystals: CrystalBatch) -> Float[Tensor, "b p"]:
         """The properties as the network tells them: from `target_mean`, in `target_scale`."""
+        options = self.voxel_options
+        if isinstance(crystals, SpectralBatch):
+            spectra = crystals.spectra
+        elif self.training or not len(self.turns):
+            return self.network(reciprocal_voxels(crystals, options))
+        else:
+            spectra = spectra_of(crystals, options)
         if self.training or not len(self.turns):
-            return self.network(reciprocal_voxels(crystals, self.voxel_options))
+            return self.network(voxels_of(spectra, options))
         total = torch.zeros_like(self.target_mean).expand(len(crystals), -1)
-        for turn in self.turns.to(crystals.lattice):
-            view = turned(crystals, turn.expand(len(crystals), 3, 3))
-            total = total + self.network(reciprocal_voxels(view, self.voxel_options))
+        for turn in self.turns:
+            view = spectra.turned(turn.expand(len(crystals), 3, 3))
+            total = total + self.network(voxels_of(view, options))
         return total / len(self.turns)
 
     def tensors(
@@ -84,7 +94,7 @@ class VoxelNet(PropertyNetwork):
         properties: Sequence[str] = (),
         progress: bool = False,
     ) -> tuple[PackedTensors, dict[int, str]]:
-        """The crystals themselves: their voxels are computed when they are wanted."""
+        """The crystals and, if they are not too many, their coefficients; voxels when wanted."""
         flat = crystals.tensors(device, dtype, properties)
         lattice = np.asarray(crystals.lattice, dtype=np.float64)
         volume = np.abs(np.linalg.det(np.where(np.isfinite(lattice), lattice, 0.0)))
@@ -97,4 +107,5 @@ class VoxelNet(PropertyNetwork):
             everything = flat.batch(torch.arange(len(crystals)))
             for i in unknown_elements(everything, self.voxel_options).nonzero()[:, 0].tolist():
                 refused.setdefault(i, "an element has no channel (voxels.elements)")
-        return flat, refused
+        usable = [i for i in range(len(crystals)) if i not in refused]
+        return with_spectra(flat, crystals, usable, self.voxel_options, progress), refused

@@ -62,9 +62,8 @@ class VoxelCNN(nn.Module):
 
     def forward(self, voxels: ReciprocalVoxels) -> Float[Tensor, "b p"]:
         """What the network tells of each crystal."""
-        n = voxels.values.shape[-1]
         # the half, and of the other half the one layer that its convolution sees
-        half = voxels.values[:, :, :, : n // 2 + 1] * TYPICAL_VOLUME
+        half = voxels.half * TYPICAL_VOLUME
         maps = self.first(self._pad(half, (1, 0)), voxels.channels)
         maps = F.relu(self.norms[0](F.max_pool3d(maps, 2)))
         for convolution, norm in zip(self.convolutions, self.norms[1:], strict=True):

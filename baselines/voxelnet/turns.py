@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from baselines.voxelnet.kept import SpectralBatch
 from nesf.crystal import CrystalBatch
 from nesf.precision import full_precision
 
@@ -16,7 +17,10 @@ from nesf.precision import full_precision
 def turned(crystals: CrystalBatch, turns: Float[Tensor, "b 3 3"]) -> CrystalBatch:
     """Crystals turned by orthogonal matrices Q: a vector v becomes Q v."""
     with full_precision(crystals.device):
-        return crystals.replace(lattice=crystals.lattice @ turns.mT)
+        lattice = crystals.lattice @ turns.mT
+    if isinstance(crystals, SpectralBatch):
+        return crystals.replace(lattice=lattice, spectra=crystals.spectra.turned(turns))
+    return crystals.replace(lattice=lattice)
 
 
 def random_turns(

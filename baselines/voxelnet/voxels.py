@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from baselines.voxelnet.grids import deposit, fill, reach
+from baselines.voxelnet.grids import half_grid, whole_grid
 from baselines.voxelnet.options import VoxelOptions
+from baselines.voxelnet.spectra import Spectra, spectra_of
 from nesf.crystal import CrystalBatch
-from nesf.precision import full_precision
-from nesf.reciprocal import Route, element_weights, field_coefficients, reciprocal_points
+from nesf.reciprocal import Route
 
 
 @dataclass(frozen=True)
@@ -24,23 +23,37 @@ class ReciprocalVoxels:
     """Voxels of B crystals in the channels that are not empty, C of them at most.
 
     Attributes:
-        values: (B, C, N, N, N) sums of |h|, Å⁻³ times the weights' unit. Axes are x, y, z, or
-            distance, polar angle and azimuth.
+        half: (B, C, N, H, N) the first H = N/2 + 1 layers along the second axis, which tell the
+            others: |h(-g)| = |h(g)|.
         channels: (B, C) which channel of the dense descriptor each is; where padded it is 0 and
             its voxels are 0, too.
-        num_channels: of the dense descriptor.
+        options: of the descriptor.
     """
 
-    values: Float[Tensor, "b c n n n"]
+    half: Float[Tensor, "b c n h n"]
     channels: Int[Tensor, "b c"]
-    num_channels: int
+    options: VoxelOptions
+
+    @property
+    def num_channels(self) -> int:
+        """Of the dense descriptor."""
+        return self.options.num_channels
+
+    @property
+    def values(self) -> Float[Tensor, "b c n n n"]:
+        """Sums of |h|, Å⁻³ times the weights' unit.
+
+        Axes are x, y, z, or distance, polar angle and azimuth.
+        """
+        return whole_grid(self.half, self.options)
 
     def dense(self) -> Float[Tensor, "b d n n n"]:
         """All channels, the empty ones too."""
-        b, _, n, _, _ = self.values.shape
-        whole = self.values.new_zeros(b, self.num_channels, n, n, n)
-        index = self.channels[:, :, None, None, None].expand_as(self.values)
-        return whole.scatter_add(1, index, self.values)
+        values = self.values
+        b, _, n, _, _ = values.shape
+        whole = values.new_zeros(b, self.num_channels, n, n, n)
+        index = self.channels[:, :, None, None, None].expand_as(values)
+        return whole.scatter_add(1, index, values)
 
 
 def reciprocal_voxels(
@@ -57,49 +70,15 @@ def reciprocal_voxels(
         options: of the descriptor.
         route: of the structure factors, see `field_coefficients`.
     """
-    with full_precision(crystals.device):
-        points = reciprocal_points(
-            crystals.lattice, reach(options), "cube" if options.kind == "cartesian" else "ball"
-        )
-        channels, weights = channel_weights(crystals, options)
-        found = field_coefficients(crystals, points, weights, options.sigma, route).abs()
-        # a pair gives |h| to g and to -g, and `fill` mirrors what it is given
-        found = found * (points.multiplicity / 2).unsqueeze(1)
-        values = fill(found, deposit(points.vectors, options), options)
-    return ReciprocalVoxels(values, channels, options.num_channels)
+    return voxels_of(spectra_of(crystals, options, route, turnable=False), options)
 
 
-def channel_weights(
-    crystals: CrystalBatch, options: VoxelOptions
-) -> tuple[Int[Tensor, "b c"], Float[Tensor, "b c n"]]:
-    """What each atom weighs in each channel that is not empty, and which channels these are.
+def voxels_of(spectra: Spectra, options: VoxelOptions) -> ReciprocalVoxels:
+    """Voxels of crystals whose coefficients are known.
 
-    Returns:
-        (B, C) channels of the dense descriptor, 0 where padded; (B, C, N) weights, 0 where padded.
+    Args:
+        spectra: of B crystals, of the same options.
+        options: of the descriptor.
     """
-    if options.channels == "elements":
-        elements, weights = element_weights(crystals)
-        channels = _channel_of(options, elements.device)[elements]
-        # without a channel an element weighs nothing; `unknown_elements` tells of it
-        return channels.clamp_min(0), weights * (channels >= 0).unsqueeze(-1)
-    table = options.element_table().to(crystals.lattice)
-    numbers = torch.where(crystals.mask, crystals.atomic_numbers, 0)
-    weights = table[numbers].mT  # (B, N, C) -> (B, C, N)
-    channels = torch.arange(weights.shape[1], device=weights.device)
-    return channels.expand(len(crystals), -1), weights
-
-
-def unknown_elements(crystals: CrystalBatch, options: VoxelOptions) -> Tensor:
-    """(B,) whether a crystal has an element without a channel."""
-    numbers = torch.where(crystals.mask, crystals.atomic_numbers, 0)
-    if options.channels == "property":
-        return (numbers > 94).any(-1)
-    return ((_channel_of(options, numbers.device)[numbers] < 0) & crystals.mask).any(-1)
-
-
-def _channel_of(options: VoxelOptions, device: torch.device) -> Int[Tensor, " z"]:
-    """The channel of each Z, -1 where it has none."""
-    known = options.elements or range(1, options.num_channels + 1)
-    table = torch.full((256,), -1)
-    table[list(known)] = torch.arange(options.num_channels)
-    return table.to(device)
+    half = half_grid(spectra.vectors, spectra.sizes, spectra.owners, len(spectra), options)
+    return ReciprocalVoxels(half, spectra.channels, options)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from nesf.crystal import CrystalBatch
-from nesf.data.packed_tensors import PackedTensors
 from nesf.errors import InputError
 from nesf.random import generator_for
+
+
+@runtime_checkable
+class CrystalSource(Protocol):
+    """Crystals that batches are drawn from: on a device, or mapped from files."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Int[Tensor, " k"]) -> CrystalBatch:
+        """The crystals at `index`."""
 
 
 class BatchStream:
@@ -22,7 +32,7 @@ class BatchStream:
     the epoch is saved with a checkpoint, so that a run goes on in the middle of an epoch.
 
     Args:
-        crystals: the set, on the training device.
+        crystals: the set; its batches are on the training device.
         batch_size: crystals a step and rank; all there are, if they are fewer.
         seed: of the order.
         epoch: tells the current epoch.
@@ -34,7 +44,7 @@ class BatchStream:
 
     def __init__(
         self,
-        crystals: PackedTensors,
+        crystals: CrystalSource,
         batch_size: int,
         seed: int = 0,
         epoch: Callable[[], int] = lambda: 0,
@@ -55,19 +65,21 @@ class BatchStream:
 
     def order(self, epoch: int) -> Tensor:
         """(M,) positions of the crystals in the order of an epoch, all ranks together."""
-        generator = generator_for(self.seed, "order", epoch)
+        generator, count = generator_for(self.seed, "order", epoch), len(self.crystals)
+        # all that an epoch keeps of every crystal
+        kind = torch.int32 if count <= torch.iinfo(torch.int32).max else torch.int64
         if self.weights is None:
-            return torch.randperm(len(self.crystals), generator=generator)
-        return torch.multinomial(
-            self.weights, len(self.crystals), replacement=True, generator=generator
-        )
+            return torch.randperm(count, generator=generator, dtype=kind)
+        drawn = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        return drawn.to(kind)
 
     def __iter__(self) -> Iterator[CrystalBatch]:
         mine = self.order(self.epoch())[self.rank :: self.world_size]
         start, self._resume_at = self._resume_at, 0
         for step in range(start, len(self)):
             self._position = step + 1
-            yield self.crystals.batch(mine[step * self.batch_size : (step + 1) * self.batch_size])
+            part = mine[step * self.batch_size : (step + 1) * self.batch_size]
+            yield self.crystals.batch(part.long())
 
     def state_dict(self) -> dict[str, Any]:
         """How many batches of the epoch were handed out, of how many; the same on every rank."""
@@ -97,7 +109,7 @@ class BatchList:
     """
 
     def __init__(
-        self, crystals: PackedTensors, batch_size: int, rank: int = 0, world_size: int = 1
+        self, crystals: CrystalSource, batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
         self.parts = torch.arange(rank, len(crystals), world_size).split(batch_size)
         self.crystals = crystals

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import overload
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, UInt8, UInt64
+
+BLOCK = 1 << 16  # rows that are looked at together: what lies in a file does not come into memory
 
 
 class StringColumn(Sequence[str]):
@@ -24,7 +27,7 @@ class StringColumn(Sequence[str]):
     @classmethod
     def from_strings(cls, strings: Iterable[str]) -> StringColumn:
         """Pack strings."""
-        encoded = [s.encode("utf-8", "surrogateescape") for s in strings]
+        encoded = [_encoded(text) for text in strings]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets_of(lengths))
 
@@ -45,9 +48,9 @@ class StringColumn(Sequence[str]):
         return raw.tobytes().decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
-        bounds = self.offsets.tolist()
-        for begin, end in pairwise(bounds):
-            yield self.data[begin:end].tobytes().decode("utf-8", "surrogateescape")
+        for rows in blocks(len(self)):
+            for begin, end in pairwise(self.offsets[rows.start : rows.stop + 1].tolist()):
+                yield self.data[begin:end].tobytes().decode("utf-8", "surrogateescape")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -62,8 +65,43 @@ class StringColumn(Sequence[str]):
         atoms, lengths = gather_index(self.offsets, index)
         return StringColumn(np.asarray(self.data[atoms]), offsets_of(lengths))
 
+    def hashes(self) -> UInt64[np.ndarray, " m"]:
+        """64 bits for each string: equal strings have equal ones, others hardly ever."""
+        found = (hashlib.blake2b(_encoded(text), digest_size=8).digest() for text in self)
+        return np.fromiter((int.from_bytes(x, "little") for x in found), np.uint64, len(self))
+
+    def eight_bytes(self, at: int) -> UInt64[np.ndarray, " m"]:
+        """Bytes `at` to `at + 7` of each string as a number that sorts as they do."""
+        found = np.zeros(len(self), np.uint64)
+        for rows in blocks(len(self)):
+            starts = np.asarray(self.offsets[rows]) + at
+            left = self.offsets[rows.start + 1 : rows.stop + 1] - starts
+            for byte in range(8):
+                there = left > byte
+                found[rows] <<= np.uint64(8)
+                found[rows][there] |= self.data[starts[there] + byte]
+        return found
+
 
 Column = np.ndarray | StringColumn
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def blocks(rows: int) -> Iterator[slice]:
+    """All rows, `BLOCK` at a time."""
+    for start in range(0, rows, BLOCK):
+        yield slice(start, min(start + BLOCK, rows))
+
+
+def ascending(bounds: np.ndarray) -> bool:
+    """Whether no bound is below the one before it."""
+    return all(
+        bool((np.diff(bounds[rows.start : rows.stop + 1]) >= 0).all())
+        for rows in blocks(len(bounds))
+    )
 
 
 def offsets_of(counts: np.ndarray) -> Int[np.ndarray, " bounds"]:

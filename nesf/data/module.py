@@ -1,8 +1,7 @@
-"""`CrystalData`: training and validation crystals, packed, on the training device."""
+"""`CrystalData`: training and validation crystals, packed, drawn from their files or a GPU."""
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nesf.data.batches import BatchList, BatchStream
-from nesf.data.packed import PackedSet, PackedTensors, load_or_pack, split_ids
+from nesf.data.batches import BatchList, BatchStream, CrystalSource
+from nesf.data.packed import PackedSet, load_or_pack
+from nesf.data.packed_view import PackedView
 from nesf.errors import InputError
-
-_PART = "which input"  # column of the joined set where shares are given
 
 
 class CrystalData(lightning.LightningDataModule):
@@ -26,6 +24,11 @@ class CrystalData(lightning.LightningDataModule):
 
     Give `train` and `val` files; or `train` alone, of which `val_fraction` is then held out by a
     seeded rule over the ids. Inputs that are not packed sets are packed once into a cache.
+
+    Crystals stay in these files, mapped into memory, and batches are gathered from there; a GPU
+    takes them all if they need no more than a quarter of its free memory. In memory there are 4
+    bytes a crystal for an epoch's order, 4 more if a part is held out or inputs share ids, and 8
+    more for rates if crystals are not drawn alike.
 
     Args:
         train: files, folders or globs in any format of the readers, or packed sets.
@@ -72,8 +75,9 @@ class CrystalData(lightning.LightningDataModule):
         self.seed = seed
         self.cache_dir = cache_dir
         self.properties = tuple(properties)
-        self._sets: dict[str, PackedSet] = {}
-        self._on_device: dict[str, PackedTensors] = {}
+        self._views: dict[str, PackedView] = {}
+        self._copies: dict[str, PackedSet] = {}
+        self._sources: dict[str, CrystalSource] = {}
         self._stream: BatchStream | None = None
         self._resume: dict[str, Any] | None = None
 
@@ -86,21 +90,21 @@ class CrystalData(lightning.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Open the packed sets, and hold out validation crystals if none are given."""
-        whole = self._load_shares() if self.shares else self._load(self.train)
+        whole = self._load_shares() if self.shares else PackedView((self._load(self.train),))
         if self.val:
-            self._sets = {"train": whole, "val": self._load(self.val)}
+            self._views = {"train": whole, "val": PackedView((self._load(self.val),))}
         else:
-            fractions = {"train": 1 - self.val_fraction, "val": self.val_fraction}
-            parts = split_ids(whole.ids, fractions, self.seed)
-            if not all(parts.values()):
+            self._views = whole.split(
+                {"train": 1 - self.val_fraction, "val": self.val_fraction}, self.seed
+            )
+            if not all(map(len, self._views.values())):
                 raise InputError(
                     f"{len(whole)} crystals are too few to hold out {self.val_fraction:.0%} for "
                     "validation; give data.val or a larger data.val_fraction"
                 )
-            self._sets = {k: whole.select(whole.positions(v)) for k, v in parts.items()}
-        self._on_device = {}
+        self._copies, self._sources = {}, {}
         processes = self.trainer.world_size if self.trainer else 1
-        for name, crystals in self._sets.items():
+        for name, crystals in self._views.items():
             if len(crystals) < processes:
                 raise InputError(
                     f"data.{name} has {len(crystals)} crystals for {processes} processes; give "
@@ -108,8 +112,10 @@ class CrystalData(lightning.LightningDataModule):
                 )
 
     def set_named(self, name: str) -> PackedSet:
-        """The `train` or `val` set."""
-        return self._sets[name]
+        """The `train` or `val` set; a copy in memory where it is not all of one file."""
+        if name not in self._copies:
+            self._copies[name] = self._views[name].packed()
+        return self._copies[name]
 
     def train_dataloader(self) -> BatchStream:
         """Shuffled batches for this rank, resumable in the middle of an epoch."""
@@ -133,11 +139,15 @@ class CrystalData(lightning.LightningDataModule):
         """(M,) rates at which training crystals are drawn; None where all are visited alike."""
         if not (self.size_weight or self.free_weight or self.shares):
             return None
-        crystals = self._sets["train"]
-        rates = crystals.num_atoms**self.size_weight * (1 + self.free_weight * free_share(crystals))
+        crystals = self._views["train"]
+        rates = crystals.each(
+            lambda some: (
+                some.num_atoms**self.size_weight * (1 + self.free_weight * free_share(some))
+            )
+        )
         if self.shares:
-            part = crystals.numbers(_PART).astype(int)
-            rates = rates * (np.asarray(self.shares) / np.bincount(part, rates))[part]
+            part = crystals.sources()
+            rates *= (np.asarray(self.shares) / np.bincount(part, rates))[part]
         return torch.from_numpy(rates)
 
     def state_dict(self) -> dict[str, Any]:
@@ -165,38 +175,31 @@ class CrystalData(lightning.LightningDataModule):
         progress = sys.stderr.isatty()  # in a log, a progress bar fills pages
         return PackedSet.load(load_or_pack(inputs, cache_dir=cache, progress=progress))
 
-    def _load_shares(self) -> PackedSet:
+    def _load_shares(self) -> PackedView:
         """The training inputs together; of crystals with one id, the first input's."""
-        seen: set[str] = set()
-        parts = []
-        for number, one in enumerate(self.train):
-            crystals = self._load([one])
-            new = [i for i, id_ in enumerate(crystals.ids) if id_ not in seen]
-            if not new:
+        whole = PackedView.without_repeats([self._load([one]) for one in self.train])
+        new = np.bincount(whole.sources(), minlength=len(self.train))
+        for one, count in zip(self.train, new, strict=True):
+            if not count:
                 raise InputError(f"every crystal of {one} is in an input before it; leave it out")
-            seen.update(crystals.ids)
-            part = crystals.select(new)
-            column = np.full(len(part), float(number))
-            properties = {**part.properties, _PART: column}
-            parts.append(dataclasses.replace(part, properties=properties))
-        return PackedSet.join(parts)
+        return whole
 
-    def _tensors(self, name: str) -> PackedTensors:
-        if name not in self._on_device:
+    def _tensors(self, name: str) -> CrystalSource:
+        if name not in self._sources:
             device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-            self._on_device[name] = self.load_tensors(name, device)
-        return self._on_device[name]
+            self._sources[name] = self.load_tensors(name, device)
+        return self._sources[name]
 
-    def load_tensors(self, name: str, device: torch.device) -> PackedTensors:
-        """The `train` or `val` set on the training device; called once for each.
+    def load_tensors(self, name: str, device: torch.device) -> CrystalSource:
+        """The `train` or `val` set to draw batches from; called once for each.
 
         For subclasses that add to what a batch carries.
         """
-        return self._sets[name].tensors(device, properties=self.properties)
+        return self._views[name].tensors(device, properties=self.properties)
 
     def atoms_range(self) -> tuple[int, int]:
         """Fewest and most atoms in a training crystal."""
-        counts: np.ndarray = self._sets["train"].num_atoms
+        counts = self._views["train"].each(lambda some: some.num_atoms.astype(np.int32))
         return int(counts.min()), int(counts.max())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nesf.data.columns import Column, StringColumn
+from nesf.data.columns import Column, StringColumn, ascending
 from nesf.data.container import Spill, read_container, write_container
 from nesf.errors import InputError
 
@@ -76,6 +76,34 @@ def write_packed(
             flat[f"property/{i}"] = column
     meta = {"properties": kinds, "provenance": dict(provenance)}
     write_container(Path(path), flat, meta)
+
+
+def contradiction(
+    frac_coords: np.ndarray,
+    atomic_numbers: np.ndarray,
+    offsets: np.ndarray,
+    lattice: np.ndarray,
+    ids: StringColumn,
+    properties: Mapping[str, Column],
+) -> str | None:
+    """What in the fields of a packed set contradicts what, or None."""
+    rows, total = len(lattice), len(frac_coords)
+    tables = [("offsets", offsets, total), ("ids", ids.offsets, len(ids.data))]
+    for name, column in properties.items():
+        if isinstance(column, StringColumn):
+            tables.append((name, column.offsets, len(column.data)))
+        elif column.shape != (rows,):
+            return f"{rows} crystals, but {name} has the shape {column.shape}"
+    for name, bounds, end in tables:
+        if bounds.shape != (rows + 1,):
+            return f"{rows} crystals, but {name} has the shape {bounds.shape}"
+        if bounds[0] != 0 or bounds[-1] != end or not ascending(bounds):
+            return f"the bounds of {name} do not ascend from 0 to {end}"
+    if frac_coords.shape != (total, 3) or atomic_numbers.shape != (total,):
+        return "coordinates and atomic numbers differ in length"
+    if lattice.shape != (rows, 3, 3):
+        return "lattice is not (M, 3, 3)"
+    return None
 
 
 def refuse_duplicates(ids: Iterable[str]) -> None:

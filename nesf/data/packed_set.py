@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,13 @@ from nesf.crystal import CrystalBatch
 from nesf.data.columns import (
     Column,
     StringColumn,
+    blocks,
     column_of,
     gather_index,
     join_columns,
     offsets_of,
 )
-from nesf.data.packed_file import read_packed, refuse_duplicates, write_packed
+from nesf.data.packed_file import contradiction, read_packed, refuse_duplicates, write_packed
 from nesf.data.packed_tensors import PackedTensors
 from nesf.errors import InputError
 
@@ -120,23 +121,14 @@ class PackedSet:
 
     def _fault(self) -> str | None:
         """What contradicts what, or None."""
-        rows, total = len(self.lattice), len(self.frac_coords)
-        tables = [("offsets", self.offsets, total), ("ids", self.ids.offsets, len(self.ids.data))]
-        for name, column in self.properties.items():
-            if isinstance(column, StringColumn):
-                tables.append((name, column.offsets, len(column.data)))
-            elif column.shape != (rows,):
-                return f"{rows} crystals, but {name} has the shape {column.shape}"
-        for name, bounds, end in tables:
-            if bounds.shape != (rows + 1,):
-                return f"{rows} crystals, but {name} has the shape {bounds.shape}"
-            if bounds[0] != 0 or bounds[-1] != end or (np.diff(bounds) < 0).any():
-                return f"the bounds of {name} do not ascend from 0 to {end}"
-        if self.frac_coords.shape != (total, 3) or self.atomic_numbers.shape != (total,):
-            return "coordinates and atomic numbers differ in length"
-        if self.lattice.shape != (rows, 3, 3):
-            return "lattice is not (M, 3, 3)"
-        return None
+        return contradiction(
+            self.frac_coords,
+            self.atomic_numbers,
+            self.offsets,
+            self.lattice,
+            self.ids,
+            self.properties,
+        )
 
     def batch(self, index: Index, dtype: torch.dtype = torch.float32) -> CrystalBatch:
         """The crystals at `index` as a padded batch.
@@ -214,6 +206,20 @@ class PackedSet:
             },
             provenance=self.provenance,
         )
+
+    def blocks(self) -> Iterator[PackedSet]:
+        """The crystals in order, some at a time, not copied, without their properties."""
+        for rows in blocks(len(self)):
+            bounds = self.offsets[rows.start : rows.stop + 1]
+            atoms = slice(int(bounds[0]), int(bounds[-1]))
+            names = StringColumn(self.ids.data, self.ids.offsets[rows.start : rows.stop + 1])
+            yield PackedSet(
+                frac_coords=self.frac_coords[atoms],
+                atomic_numbers=self.atomic_numbers[atoms],
+                offsets=bounds - bounds[0],
+                lattice=self.lattice[rows],
+                ids=names,
+            )
 
     def positions(self, ids: Iterable[str]) -> Int[np.ndarray, " k"]:
         """Where the crystals with these ids are.

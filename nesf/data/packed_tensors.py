@@ -30,11 +30,7 @@ class PackedTensors:
     def batch(self, index: Int[Tensor, " k"]) -> CrystalBatch:
         """The crystals at `index` as a padded batch, gathered on the device."""
         index = index.to(self.offsets.device)
-        starts = self.offsets[index]
-        counts = self.offsets[index + 1] - starts
-        ends = counts.cumsum(0)
-        steps = torch.arange(int(ends[-1]) if len(ends) else 0, device=index.device)
-        atoms = steps + torch.repeat_interleave(starts - ends + counts, counts)
+        atoms, counts = members(self.offsets, index)
         crystals = CrystalBatch.from_flat(
             self.frac_coords[atoms],
             self.atomic_numbers[atoms].long(),
@@ -45,3 +41,19 @@ class PackedTensors:
         if not self.properties:
             return crystals
         return crystals.replace(properties={k: v[index] for k, v in self.properties.items()})
+
+
+def members(
+    offsets: Int[Tensor, " bounds"], index: Int[Tensor, " k"]
+) -> tuple[Int[Tensor, " total"], Int[Tensor, " k"]]:
+    """Positions of all members of the groups at `index`, and the sizes of these groups.
+
+    Args:
+        offsets: where each group begins, and the total at the end.
+        index: K groups.
+    """
+    starts = offsets[index]
+    counts = offsets[index + 1] - starts
+    ends = counts.cumsum(0)
+    steps = torch.arange(int(ends[-1]) if len(ends) else 0, device=index.device)
+    return steps + torch.repeat_interleave(starts - ends + counts, counts), counts

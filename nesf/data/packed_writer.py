@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,7 +92,7 @@ class PackedWriter:
         self._atomic_numbers.append(packed.atomic_numbers)
         self._lattice.append(packed.lattice)
         _append_strings(self._ids, packed.ids)
-        self._id_hashes.extend(_hash64(name) for name in packed.ids)
+        self._id_hashes.frombytes(packed.ids.hashes().tobytes())
         for name in packed.properties:
             if name in self._properties:
                 continue
@@ -161,9 +160,3 @@ def _as_strings(column: Column) -> StringColumn:
     strings = column_of(["", *column.tolist()])  # the string makes it a column of strings
     assert isinstance(strings, StringColumn)
     return strings.select(np.arange(1, len(strings)))
-
-
-def _hash64(text: str) -> int:
-    return int.from_bytes(
-        hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little"
-    )

@@ -7,8 +7,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int
+
+from nesf.data.columns import StringColumn
 from nesf.data.container import writing
 from nesf.errors import InputError
+
+_TWICE = "an id occurs twice among the crystals to split; rename the rows"
 
 
 def split_ids(
@@ -51,10 +57,9 @@ def split_groups(
     Raises:
         InputError: the fractions do not sum to 1, or an id occurs twice.
     """
-    if any(f < 0 for f in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-6:
-        raise InputError(f"split fractions must be positive and sum to 1, got {dict(fractions)}")
+    _check(fractions)
     if len(set(ids)) < len(ids):
-        raise InputError("an id occurs twice among the crystals to split; rename the rows")
+        raise InputError(_TWICE)
     members: dict[str, list[str]] = {}
     for name, group in zip(ids, groups, strict=True):
         members.setdefault(group, []).append(name)
@@ -70,6 +75,51 @@ def split_groups(
             taken += len(ranked[start])
             start += 1
     return {part: sorted(chosen) for part, chosen in parts.items()}
+
+
+def split_positions(
+    ids: Sequence[StringColumn],
+    fractions: Mapping[str, float],
+    seed: int = 0,
+    index: Int[np.ndarray, " m"] | None = None,
+) -> dict[str, Int[np.ndarray, " part"]]:
+    """`split_ids` for many ids: where they are in place of the ids, 40 bytes each while it works.
+
+    Args:
+        ids: columns of identifiers, one after another.
+        fractions: of each part, by name; they sum to 1.
+        seed: of the rule.
+        index: positions of those to split; None for all.
+
+    Returns:
+        The positions of each part, in the order of their ids.
+
+    Raises:
+        InputError: the fractions do not sum to 1, or an id occurs twice.
+    """
+    _check(fractions)
+    by_id = _alphabetical(ids)
+    if index is not None:
+        wanted = np.zeros(len(by_id), bool)
+        wanted[index] = True
+        by_id = by_id[wanted[by_id]]
+    # the first 64 bits of a rank order ids as all of it does, but once in 10^13 pairs or less
+    parts = [
+        np.fromiter((int.from_bytes(_rank(seed, x)[:8], "big") for x in column), np.uint64)
+        for column in ids
+    ]
+    ranks = np.concatenate(parts)[by_id]
+    order = np.argsort(ranks, kind="stable")
+    if (np.diff(ranks[order]) == 0).any():
+        raise InputError(_TWICE)
+    number = np.empty(len(order), np.uint8)
+    share, start = 0.0, 0
+    for i, fraction in enumerate(fractions.values()):
+        share += fraction
+        end = round(share * len(order))
+        number[order[start:end]] = i
+        start = max(start, end)
+    return {name: by_id[number == i] for i, name in enumerate(fractions)}
 
 
 def read_splits(path: str | Path) -> dict[str, list[str]]:
@@ -108,6 +158,24 @@ def write_splits(path: str | Path, parts: Mapping[str, Sequence[str]]) -> None:
     """
     with writing(Path(path)) as file:
         file.write(json.dumps(parts, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def _check(fractions: Mapping[str, float]) -> None:
+    if any(f < 0 for f in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-6:
+        raise InputError(f"split fractions must be positive and sum to 1, got {dict(fractions)}")
+
+
+def _alphabetical(ids: Sequence[StringColumn]) -> Int[np.ndarray, " m"]:
+    """Positions in the order of the strings: of their UTF-8, which orders as their letters do.
+
+    A radix sort, eight bytes at a time from the last on, so that no string is held.
+    """
+    lengths = np.concatenate([np.diff(column.offsets) for column in ids])
+    order = np.argsort(lengths, kind="stable")
+    for at in reversed(range(0, int(lengths.max(initial=0)), 8)):
+        keys = np.concatenate([column.eight_bytes(at) for column in ids])
+        order = order[np.argsort(keys[order], kind="stable")]
+    return order
 
 
 def _rank(seed: int, group: str) -> bytes:

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 
 from nesf.data.batches import BatchList, BatchStream
 from nesf.data.columns import StringColumn
-from nesf.data.module import CrystalData
-from nesf.data.packed import PackedSet, PackedTensors
+from nesf.data.module import CrystalData, free_share
+from nesf.data.packed import PackedSet, PackedTensors, split_ids
+from nesf.data.packed_view import MappedCrystals
 from nesf.errors import InputError
+from nesf.random import generator_for
 
 
 def tensors_of(count: int) -> PackedTensors:
@@ -220,3 +222,36 @@ def test_a_crystal_of_two_inputs_counts_once(tmp_path: Path) -> None:
 def test_shares_that_do_not_fit(shares: list[float]) -> None:
     with pytest.raises(ValueError, match="give one positive number for each"):
         CrystalData(["a", "b"], shares=shares)
+
+
+def test_crystals_are_drawn_as_from_a_set_in_memory(tmp_path: Path) -> None:
+    """The rates and the order that a checkpoint was written under, from all crystals at once."""
+    paths = [packed(tmp_path, "a", 0, 30, "a"), packed(tmp_path, "b", 1, 7, "b")]
+    options = {"shares": [1.0, 2.0], "size_weight": 0.5, "free_weight": 2.0, "val_fraction": 0.2}
+    data = CrystalData(paths, seed=4, cache_dir=str(tmp_path / "cache"), **options)
+    data.setup()
+    whole = PackedSet.join([PackedSet.load(path) for path in paths])
+    train = whole.select(whole.positions(split_ids(whole.ids, {"t": 0.8, "v": 0.2}, 4)["t"]))
+    assert list(data.set_named("train").ids) == list(train.ids)
+    rates = train.num_atoms**0.5 * (1 + 2.0 * free_share(train))
+    part = np.array([id_.startswith("b") for id_ in train.ids]).astype(int)
+    rates = rates * (np.array([1.0, 2.0]) / np.bincount(part, rates))[part]
+    weights = data._weights()
+    assert weights is not None
+    assert torch.equal(weights, torch.from_numpy(rates))
+    drawn = torch.multinomial(
+        torch.from_numpy(rates),
+        len(train),
+        replacement=True,
+        generator=generator_for(4, "order", 2),
+    )
+    source = data._tensors("train")
+    assert isinstance(source, MappedCrystals)
+    streams = [BatchStream(s, 5, 4, lambda: 2, weights=weights) for s in (source, train.tensors())]
+    for mapped, held in zip(*streams, strict=True):
+        assert mapped.ids == held.ids
+        assert torch.equal(mapped.frac_coords, held.frac_coords)
+        assert torch.equal(mapped.lattice, held.lattice)
+    assert torch.equal(streams[0].order(2).long(), drawn)
+    even = torch.randperm(len(train), generator=generator_for(4, "order", 2))
+    assert torch.equal(BatchStream(source, 5, 4).order(2).long(), even)

@@ -27,6 +27,8 @@ def test_the_ways_agree_and_are_timed(tmp_path, monkeypatch):
         for way, seconds in result["plain_epoch_seconds"].items():
             ratio = result["times_as_fast"][way]
             assert ratio == pytest.approx(seconds / result["epoch_seconds"])
+            assert result["first_epoch_seconds"] > result["epoch_seconds"]
+            assert result["kept_bytes_per_crystal"] > 0
             assert result["target_met"][way] == (ratio >= voxelnet_features.TARGET)
             if "cartesian" in name:
                 assert result["largest_difference"][way] < 1e-6  # of float32 voxels

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from recut import recut, shuffled_and_shifted
 
 from baselines.voxelnet import grids
+from baselines.voxelnet.channels import unknown_elements
 from baselines.voxelnet.options import VoxelOptions
 from baselines.voxelnet.turns import random_turns, turned
-from baselines.voxelnet.voxels import reciprocal_voxels, unknown_elements
+from baselines.voxelnet.voxels import reciprocal_voxels
 from nesf import reciprocal
 from nesf.crystal import CrystalBatch
 
