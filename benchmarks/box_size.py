@@ -7,10 +7,13 @@ Without a set, boxes are random packings of one density with 10 to 1,000 atoms, 
 periodic, so that the box grows with its atoms. `exact` are their exact fields; `learned` the same
 at the cost of a network of the shape in `configs/nesf/box_repeat.yaml`: it is asked too, and its
 answer dropped; `voxels` their exact labels, at the cost of the networks of Hoffmann et al. with
-random weights, at the published three voxels an Å in each direction.
+random weights, at the published three voxels an Å in each direction. `repeat` are boxes of the same
+numbers of atoms cut from a repeating crystal, in any rotation: the repeat is found, given back by
+the fields of the model `general`, refined, and the box cut again.
 
 With a set (`nesf data boxes`) and models, each model encodes and decodes boxes of that set, a group
-for each range of atom counts, and its errors stand beside its time.
+for each range of atom counts, and its errors stand beside its time. Models of crystals are given
+what the boxes repeat.
 
 Each point is measured in a process of its own. Memory is what is taken beyond what was held before
 (None where Linux cannot tell). The exponent is the slope in log-log over the upper half of the
@@ -38,7 +41,7 @@ from baselines.voxel_icsg3d.hoffmann import VoxelHoffmann
 from baselines.voxel_icsg3d.read_out import pack
 from nesf import api
 from nesf.autoencoder import NeSF
-from nesf.boxes import BoxOptions
+from nesf.boxes import BoxOptions, random_boxes
 from nesf.crystal import CrystalBatch
 from nesf.data.packed import PackedSet
 from nesf.exact import exact_fields
@@ -51,6 +54,10 @@ from nesf.scoring import quick_scores
 
 CONFIG = Path(__file__).parents[1] / "configs" / "nesf" / "box_repeat.yaml"
 VOXELS_PER_ANGSTROM = 3
+REPEAT_MODEL = "general"
+MGO_LENGTH = 4.21  # Å
+SMALLEST_REPEAT = 50  # atoms: a box must hold some two cells in each direction
+LABELS = {"repeat": f"fields of the repeat, model {REPEAT_MODEL}"}
 SIZES = [10, 20, 50, 100, 200, 350, 500, 700, 1000]
 RANGES = [1, 33, 65, 97, 129, 193, 257, 385, 513, 1025]  # atoms, first of each group
 
@@ -63,7 +70,11 @@ def run_of(point: dict[str, Any]) -> tuple[CrystalBatch, Run]:
     if point["kind"] == "model":
         boxes = boxes_of_set(point).to(device)
         model = api.load(point["model"], device)
-        return boxes, lambda: model.reconstruct(boxes, refine=0).crystals
+        return boxes, lambda: model.reconstruct_boxes(boxes, refine=0).crystals
+    if point["kind"] == "repeat":
+        boxes = repeating(point["atoms"]).to(device)
+        model = api.load(REPEAT_MODEL, device)
+        return boxes, lambda: model.reconstruct_boxes(boxes).crystals
     boxes = measure.packings([point["atoms"]]).to(device)
     if point["kind"] == "voxels":
         return boxes, voxel_run(boxes)
@@ -74,6 +85,20 @@ def run_of(point: dict[str, Any]) -> tuple[CrystalBatch, Run]:
         latent = torch.randn(1, model.init_args["latent_dim"], device=device)
         fields = costly(fields, model, latent)
     return boxes, lambda: reconstruct(fields, options).crystals
+
+
+def repeating(atoms: int) -> CrystalBatch:
+    """One box of about so many atoms, cut from MgO."""
+    half = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]])
+    crystal = CrystalBatch.from_flat(
+        torch.cat([half, half + 0.5]) % 1,
+        torch.tensor([12] * 4 + [8] * 4),
+        torch.tensor([8]),
+        torch.eye(3)[None] * MGO_LENGTH,
+        [f"repeat-{atoms}"],
+    )
+    options = BoxOptions(side=MGO_LENGTH * (atoms / 8) ** (1 / 3))
+    return random_boxes(crystal, options, torch.Generator().manual_seed(0))
 
 
 def boxes_of_set(point: dict[str, Any]) -> CrystalBatch:
@@ -118,7 +143,7 @@ def measured(point: dict[str, Any]) -> dict[str, Any]:
     if point["kind"] in ("exact", "learned"):
         run_of(point | {"atoms": MANY_ATOMS})[1]()  # imports what is needed for many atoms
     boxes, run = run_of(point)
-    if point["kind"] in ("model", "voxels"):
+    if point["kind"] in ("model", "repeat", "voxels"):
         run()
     memory = PeakMemory(device)
     memory.start()
@@ -169,7 +194,11 @@ def plot(curves: dict[str, dict[str, Any]], path: Path) -> None:
 def made_points(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """Points of made boxes, by kind."""
     return {
-        kind: [{"kind": kind, "atoms": atoms} for atoms in arguments.atoms]
+        LABELS.get(kind, kind): [
+            {"kind": kind, "atoms": atoms}
+            for atoms in arguments.atoms
+            if kind != "repeat" or atoms >= SMALLEST_REPEAT
+        ]
         for kind in arguments.kinds
     }
 
@@ -193,7 +222,7 @@ def main() -> None:
         print(json.dumps(measured(json.loads(sys.argv[2]))))
         return
     parser = measure.parser(__doc__)
-    kinds = ["exact", "learned", "voxels"]
+    kinds = ["exact", "learned", "voxels", "repeat"]
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds)
     parser.add_argument("--atoms", nargs="+", type=int, default=SIZES)
     parser.add_argument("--set", type=Path, help="boxes for models, a packed set")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,36 +109,39 @@ class Model:
         )
         return self.encode(hydrogen).shape[-1]
 
-    def refinement(self, steps: int | None = None) -> RefineOptions:
+    def refinement(self, steps: int | RefineOptions | None = None) -> RefineOptions:
         """How latents are fitted to their crystals.
 
         Args:
-            steps: at most so many; by default as many as `RefineOptions` says for a NeSF, and
-                none for other models.
+            steps: at most so many, or all options; by default as many as `RefineOptions` says for
+                a NeSF, and none for other models.
 
         Raises:
             InputError: the model has no fields to fit a latent by, or there are fewer than none.
         """
         able = isinstance(self.module, NeSF)
+        options = steps if isinstance(steps, RefineOptions) else RefineOptions()
+        if isinstance(steps, RefineOptions):
+            steps = steps.steps
         if steps and not able:
             kind = type(self.module).__name__
             raise InputError(f"latents of a {kind} cannot be refined; leave refine out, or give 0")
         if steps is not None and steps < 0:
             raise InputError(f"refine is {steps}; give a number of steps, or 0 for none")
         if steps is None:
-            steps = RefineOptions().steps if able else 0
-        return RefineOptions(steps=steps)
+            steps = options.steps if able else 0
+        return replace(options, steps=steps)
 
     @torch.no_grad()
     def encode(
-        self, structures: Sequence[Structure] | CrystalBatch, refine: int = 0
+        self, structures: Sequence[Structure] | CrystalBatch, refine: int | RefineOptions = 0
     ) -> Float[Tensor, "b l"]:
         """Latents (B, L) of ordered Structures, on the model's device.
 
         Args:
             structures: B crystals.
             refine: steps of refinement, at most, of latents that do not decode to their crystals
-                (see `nesf.refine`); 0 takes what the encoder says.
+                (see `nesf.refine`), or all its options; 0 takes what the encoder says.
 
         Raises:
             InputError: there are none, a site is disordered, or an element is unknown.
@@ -174,7 +178,7 @@ class Model:
         self,
         structures: Sequence[Structure] | CrystalBatch,
         options: ReconstructOptions | None = None,
-        refine: int | None = None,
+        refine: int | RefineOptions | None = None,
     ) -> Reconstruction:
         """Encode and decode: what the model makes of known crystals, ids kept.
 
@@ -197,6 +201,34 @@ class Model:
         return Reconstruction(
             named, found.site_spread, found.site_size, found.count_agrees, found.confidence
         )
+
+    def of_boxes(self) -> Model:
+        """This model in use on boxes of repeating crystals (`nesf.boxes`).
+
+        A model of crystals is given what each box repeats (`nesf.repeats_model.BoxModel`). One
+        that has walls takes boxes as they are, and comes back itself.
+        """
+        if getattr(self.module, "walls", False):
+            return self
+        from nesf.repeats_model import BoxModel
+
+        return BoxModel(self)
+
+    def reconstruct_boxes(
+        self,
+        boxes: Sequence[Structure] | CrystalBatch,
+        options: ReconstructOptions | None = None,
+        refine: int | None = None,
+    ) -> Reconstruction:
+        """`reconstruct`, of boxes; one without a repeat comes back without atoms.
+
+        Args:
+            boxes: B boxes cut from repeating crystals, in any rotation and at any offset: cubic
+                cells with faces that are walls, see `nesf.boxes`.
+            options: of the reconstruction, instead of the model's own.
+            refine: as in `reconstruct`.
+        """
+        return self.of_boxes().reconstruct(boxes, options, refine)
 
     def fields(self, latent: Float[Tensor, "b l"]) -> CrystalFields:
         """Both fields behind latents, with lattice, atom counts and elements.

@@ -7,19 +7,32 @@ line, so that asking for help stays quick.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from nesf.data.records import ReadOptions
 from nesf.errors import InputError
 from nesf.reconstruct_options import ReconstructOptions
 
 Changes = Annotated[Mapping[str, Any], ReconstructOptions]  # those that the user gave
+BOX_ATOMS = 2000  # in a box that is read, unless the user says otherwise
 Files = list[str] | str | None  # one, or several
 
 
 def listed(files: Files) -> list[str]:
     """The files of an option that takes one or several."""
     return [files] if isinstance(files, str) else list(files or ())
+
+
+def read_boxes(read: ReadOptions) -> ReadOptions:
+    """How boxes are read: atoms may face each other across walls, and there may be many.
+
+    Args:
+        read: as crystals are read.
+    """
+    most = BOX_ATOMS if read.max_atoms == ReadOptions().max_atoms else read.max_atoms
+    return replace(read, max_atoms=most, min_distance=0.0)
 
 
 def split_id(text: str) -> tuple[str, str | None]:

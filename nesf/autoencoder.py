@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from nesf.asked import Asked
 from nesf.crystal import MAX_ATOMIC_NUMBER, CrystalBatch, standardised
-from nesf.decoders import (
-    Conditioning,
-    Coordinates,
-    FieldDecoder,
-    PositionField,
-    SpeciesField,
-)
+from nesf.decoders import Conditioning, Coordinates, PositionField, SpeciesField
 from nesf.encoder import (
-    LENGTH_SCALE,
-    RIGHT_ANGLE,
     PointNetEncoder,
     Posterior,
     PublishedEncoder,
@@ -31,76 +23,10 @@ from nesf.encoder import (
     mlp,
 )
 from nesf.fields import CrystalFields
-from nesf.geometry import parameters_to_lattice
-from nesf.precision import autocast, full_precision, has_fast_bfloat16
+from nesf.frames import NUMBERS, Frame, find_frames, outward
+from nesf.heads import Heads
+from nesf.precision import full_precision
 from nesf.reconstruct import Reconstruction, ReconstructOptions, reconstruct
-
-# activations of so many queries, 256 numbers wide in bfloat16, stay in the caches of a core
-QUERIES_IN_CACHE = 8192
-
-
-@dataclass(frozen=True)
-class Heads:
-    """What the latent says of the crystal as a whole.
-
-    Attributes:
-        cell: (B, 6) lengths / 5 Å - 1, and angles - 90° in radians.
-        count: (B, M + 1) logits of the number of atoms, 0 to M.
-        elements: (B, S) log-odds that an element occurs.
-    """
-
-    cell: Float[Tensor, "b 6"]
-    count: Float[Tensor, "b m"]
-    elements: Float[Tensor, "b s"]
-
-    @property
-    def lattice(self) -> Float[Tensor, "b 3 3"]:
-        """Cell vectors, Å, brought back to a valid cell where the heads err."""
-        lengths = ((self.cell[:, :3] + 1) * LENGTH_SCALE).clamp_min(0.5)
-        angles = (self.cell[:, 3:] + RIGHT_ANGLE).clamp(math.radians(10), math.radians(170))
-        return parameters_to_lattice(lengths, angles)
-
-    @property
-    def num_atoms(self) -> Int[Tensor, " b"]:
-        """The most likely number of atoms."""
-        return self.count.argmax(-1)
-
-    def select(self, index: Tensor) -> Heads:
-        """Those of some of the latents."""
-        return Heads(self.cell[index], self.count[index], self.elements[index])
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A decoder as it is asked in use: in bfloat16 where that pays, a cacheful of queries at once.
-
-    Attributes:
-        decoder: the decoder, or its rounded twin.
-        at_once: queries in one call.
-    """
-
-    decoder: FieldDecoder
-    at_once: int
-
-    @staticmethod
-    def of(decoder: FieldDecoder, device: torch.device) -> Asked:
-        """The decoder, rounded once where its weights are no longer trained."""
-        frozen = not any(weight.requires_grad for weight in decoder.parameters())
-        if frozen and has_fast_bfloat16(device):
-            decoder = decoder.rounded()
-        return Asked(decoder, QUERIES_IN_CACHE if device.type == "cpu" else sys.maxsize)
-
-    def __call__(
-        self,
-        latent: Float[Tensor, "b l"],
-        query: Float[Tensor, "b q 3"],
-        lattice: Float[Tensor, "b 3 3"],
-    ) -> Float[Tensor, "b q o"]:
-        """The decoder's answers."""
-        rows = max(1, self.at_once // max(1, query.shape[1]))
-        parts = zip(latent.split(rows), query.split(rows), lattice.split(rows), strict=True)
-        with autocast(query.device):
-            return torch.cat([self.decoder(*part) for part in parts])
 
 
 class NeSF(nn.Module):
@@ -132,6 +58,9 @@ class NeSF(nn.Module):
             N(0, 1) (`LossOptions.kl`), so that latents can be drawn (arXiv:1312.6114).
         reconstruction: changes to `ReconstructOptions` that suit this model.
         box: all crystals are boxes of this side, Å (`nesf.boxes`): cubes with faces that are walls.
+        frame: `atoms` for boxes that hold a finite cluster: encoder and fields see it in a cell of
+            its own, which its atoms tell (`nesf.frames`); the latent's last numbers are where this
+            cell is in the box, and the others know nothing of place and orientation.
     """
 
     def __init__(
@@ -156,6 +85,7 @@ class NeSF(nn.Module):
         variational: bool = False,
         reconstruction: Mapping[str, Any] | None = None,
         box: float | None = None,
+        frame: Literal["none", "atoms"] = "none",
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
@@ -175,6 +105,13 @@ class NeSF(nn.Module):
         self.max_atoms, self.num_species = max_atoms, num_species
         self.count_head, self.elements_head = count_head, elements_head
         self.latent_dim, self.variational = latent_dim, variational
+        self.frames = frame == "atoms"
+        if self.frames and (box is None or periodic or margin or variational):
+            raise ValueError(
+                "frame: atoms needs a box, and periodic: false, margin: 0 and variational: false"
+            )
+        # the numbers that are learned
+        latent_dim -= NUMBERS if self.frames else 0
         said = 2 * latent_dim if variational else latent_dim  # mean and log-variance
         if encoder == "published":
             self.encoder: nn.Module = PublishedEncoder(said, num_species, coordinates)
@@ -200,7 +137,11 @@ class NeSF(nn.Module):
         """Latent codes (B, L); of a variational encoder the means."""
         if self.variational:
             return self.posterior(crystals).mean
-        return self.encoder(standardised(crystals))
+        crystals = standardised(crystals)
+        if not self.frames:
+            return self.encoder(crystals)
+        frame = find_frames(crystals)
+        return torch.cat([self.encoder(frame.cell_of(crystals)), frame.numbers(self.side)], dim=-1)
 
     def posterior(self, crystals: CrystalBatch) -> Posterior:
         """What a variational encoder says of the latents of B crystals.
@@ -237,13 +178,40 @@ class NeSF(nn.Module):
         draw = torch.randn(count, self.latent_dim, generator=generator, device=generator.device)
         return draw.to(next(self.parameters()).device)
 
-    def heads(self, latent: Float[Tensor, "b l"]) -> Heads:
-        """What the latents say of lattice, atom count and elements."""
+    def seen(
+        self, crystals: CrystalBatch, latent: Float[Tensor, "b l"]
+    ) -> tuple[CrystalBatch, Float[Tensor, "b m"], Float[Tensor, "b k"]]:
+        """Crystals as encoder and decoders see them, in their frames where the model has frames.
+
+        Args:
+            crystals: B crystals in standard orientation.
+            latent: (B, L) their latents.
+
+        Returns:
+            The crystals; the numbers of the latents that are learned, which decoders and heads
+            take; and the others.
+        """
+        if not self.frames:
+            return crystals, latent, latent[:, :0]
+        learned, frame = self._split(latent)
+        return frame.cell_of(crystals), learned, latent[:, -NUMBERS:]
+
+    def _split(self, latent: Tensor) -> tuple[Tensor, Frame]:
+        learned, told = latent.split([latent.shape[1] - NUMBERS, NUMBERS], dim=-1)
+        return learned, Frame.of_numbers(told, self.side)
+
+    @property
+    def side(self) -> float:
+        """Edge of the model's boxes, Å; infinite where it has none."""
+        return math.inf if self.box is None else self.box
+
+    def heads(self, learned: Float[Tensor, "b m"]) -> Heads:
+        """What the learned numbers of latents say of lattice, atom count and elements."""
         count, elements = (
-            self.set_head(latent).float().split([self.max_atoms + 1, self.num_species], dim=-1)
+            self.set_head(learned).float().split([self.max_atoms + 1, self.num_species], dim=-1)
         )
-        cell = self.cell_head(latent).float()
-        if self.box is not None:
+        cell = self.cell_head(learned).float()
+        if self.box is not None and not self.frames:
             # nothing is to be told, but every head is to have a gradient
             cube = torch.eye(3, device=cell.device).unsqueeze(0) * self.box
             cell = 0 * cell + cell_features(cube)
@@ -256,13 +224,28 @@ class NeSF(nn.Module):
 
         Args:
             latent: (B, L) latents.
+            lattice: (B, 3, 3) cell vectors, Å, instead of the lattice head's; boxes with frames
+                are what they are.
+        """
+        if not self.frames:
+            return self.fields_seen(latent, lattice)
+        learned, frame = self._split(latent)
+        return outward(self.fields_seen(learned, frame.cell), frame, self.side)
+
+    def fields_seen(
+        self, learned: Float[Tensor, "b m"], lattice: Float[Tensor, "b 3 3"] | None = None
+    ) -> CrystalFields:
+        """The fields as the decoders have them: in its frame where a model has frames.
+
+        Args:
+            learned: (B, M) the learned numbers of B latents.
             lattice: (B, 3, 3) cell vectors, Å, instead of the lattice head's.
         """
-        heads = self.heads(latent)
+        heads = self.heads(learned)
         cell = heads.lattice if lattice is None else lattice
-        position = Asked.of(self.position_decoder, latent.device)
-        species = Asked.of(self.species_decoder, latent.device)
-        return self._fields(latent, cell, heads, position, species)
+        position = Asked.of(self.position_decoder, learned.device)
+        species = Asked.of(self.species_decoder, learned.device)
+        return self._fields(learned, cell, heads, position, species)
 
     def _fields(
         self, latent: Tensor, cell: Tensor, heads: Heads, position: Asked, species: Asked
@@ -285,6 +268,11 @@ class NeSF(nn.Module):
         self, latent: Float[Tensor, "b l"], options: ReconstructOptions | None = None
     ) -> Reconstruction:
         """Crystals from B latents, by moving particles and clustering them."""
+        options = options or self.options
         # the fields turn autocast on for themselves
         with full_precision(latent.device):
-            return reconstruct(self.fields(latent), options or self.options)
+            if not self.frames:
+                return reconstruct(self.fields(latent), options)
+            learned, frame = self._split(latent)
+            found = reconstruct(self.fields_seen(learned, frame.cell), options)
+            return replace(found, crystals=frame.box_of(found.crystals, self.side))

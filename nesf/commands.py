@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from nesf.arguments import Changes, check_arguments
+from nesf.arguments import Changes, check_arguments, read_boxes
 from nesf.data.records import ReadOptions
 from nesf.errors import InputError
 
@@ -21,6 +21,7 @@ def reconstruct_files(
     model: str | None = None,
     field: Literal["exact"] | None = None,
     periodic: bool = True,
+    boxes: bool = False,
     refine: int | None = None,
     resume: bool = False,
     batch_size: int = 128,
@@ -44,6 +45,11 @@ def reconstruct_files(
         model: a run folder, a checkpoint (.ckpt, .safetensors) or a shipped name.
         field: "exact" for the fields of the crystals themselves instead of a model's.
         periodic: exact fields point to nearest periodic images, not to atoms of the cell.
+        boxes: the crystals are boxes cut from repeating ones (`nesf data boxes`), turned and
+            shifted in any way. What each repeats is found, given back, and the box cut from it
+            again; boxes without a repeat are listed as rejected. A model that was trained on
+            boxes takes them as they are. Up to 2,000 atoms are read where --max-atoms is not
+            given.
         refine: steps of fitting a latent to its crystal, at most, where the encoder's does not
             decode to it; 0 takes the encoder's latents. By default on where the model can.
         resume: go on with an interrupted run; crystals that are in the output are skipped.
@@ -58,13 +64,16 @@ def reconstruct_files(
         raise InputError("give either --model NAME|PATH or --field exact")
     check_arguments(inputs, output, batch_size)
     from nesf.sharded import share
-    from nesf.through import Run, Way, exact_way, model_way, reconstruct_rows
+    from nesf.through import reconstruct_rows
+    from nesf.ways import Run, Way, exact_way, model_way
 
     def way(run: Run) -> Way:
         if model is None:
-            return exact_way(run, periodic, changes)
-        return model_way(run, model, refine, changes)
+            return exact_way(run, periodic, changes, boxes)
+        return model_way(run, model, refine, changes, boxes)
 
+    if boxes:
+        read = read_boxes(read)
     run = Run(batch_size, device, seed, progress)
     return share(output, resume, lambda work: reconstruct_rows(work, inputs, read, way, run))
 
@@ -74,6 +83,7 @@ def encode_files(
     model: str,
     output: str,
     refine: int = 0,
+    boxes: bool = False,
     batch_size: int = 128,
     device: str = "auto",
     seed: int = 0,
@@ -89,6 +99,8 @@ def encode_files(
         output: a .npz file with `ids` (M,) and `latents` (M, L).
         refine: steps of fitting a latent to its crystal, at most, where the encoder's does not
             decode to it; 0 takes the encoder's latents.
+        boxes: the crystals are boxes cut from repeating ones, as of `nesf reconstruct`; 13 numbers
+            of where the crystal lies in its box follow its latent.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
         seed: of PyTorch's generator, where a model draws.
@@ -98,17 +110,23 @@ def encode_files(
     check_arguments(inputs, output, batch_size)
     from nesf.latents import Latents
     from nesf.sharded import share
-    from nesf.through import Run, encode_rows
+    from nesf.through import encode_rows
+    from nesf.ways import Run
 
     Latents.check_path(output)
+    if boxes:
+        read = read_boxes(read)
     run = Run(batch_size, device, seed, progress)
-    return share(output, False, lambda work: encode_rows(work, inputs, read, model, refine, run))
+    return share(
+        output, False, lambda work: encode_rows(work, inputs, read, model, refine, run, boxes)
+    )
 
 
 def decode_files(
     inputs: Sequence[str],
     model: str,
     output: str,
+    boxes: bool = False,
     resume: bool = False,
     batch_size: int = 128,
     device: str = "auto",
@@ -122,6 +140,7 @@ def decode_files(
         inputs: .npz files with `ids` (M,) and `latents` (M, L), as `nesf encode` writes them.
         model: a run folder, a checkpoint (.ckpt, .safetensors) or a shipped name.
         output: a folder of CIFs, or a .csv, .csv.gz, .extxyz or .jsonl file.
+        boxes: the latents are of boxes.
         resume: go on with an interrupted run; crystals that are in the output are skipped.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
@@ -130,7 +149,8 @@ def decode_files(
         changes: reconstruction (by default as the model says)
     """
     check_arguments(inputs, output, batch_size)
-    from nesf.through import Run, decode_latents
+    from nesf.through import decode_latents
+    from nesf.ways import Run
 
     run = Run(batch_size, device, seed, progress)
-    return decode_latents(inputs, output, resume, model, changes, run)
+    return decode_latents(inputs, output, resume, model, changes, run, boxes)

@@ -1,6 +1,5 @@
 """Learned fields: MLPs from a latent code and query points to offsets and species logits."""
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -192,6 +191,7 @@ class FieldDecoder(nn.Module):
         self.mlp: ModulatedMLP | ConcatMLP = kind(
             latent_dim, self.features.out_features, widths, out_features
         )
+        self.twin: tuple[object, FieldDecoder] | None = None  # see `nesf.rounded`
 
     def decode(
         self,
@@ -200,15 +200,7 @@ class FieldDecoder(nn.Module):
         lattice: Float[Tensor, "b 3 3"],
     ) -> Float[Tensor, "b q o"]:
         """The MLP's answer at Cartesian query points (Å), in the network's own units."""
-        features = self.query_features(query, lattice)
-        dtype = next(self.mlp.parameters()).dtype  # of a rounded decoder
-        return self.mlp(latent.to(dtype), features.to(dtype)).float()
-
-    def rounded(self) -> "FieldDecoder":
-        """The same decoder with weights in bfloat16: autocast would round them in every call."""
-        twin = copy.copy(self)
-        twin._modules = {**self._modules, "mlp": copy.deepcopy(self.mlp).to(torch.bfloat16)}
-        return twin
+        return self.mlp(latent, self.query_features(query, lattice)).float()
 
     def query_features(
         self, query: Float[Tensor, "b q 3"], lattice: Float[Tensor, "b 3 3"]

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from nesf.crystal import CrystalBatch
 from nesf.decoders import Coordinates, FourierFeatures, PointNorm
-from nesf.geometry import frac_to_cart, lattice_to_parameters, wrap_frac
+from nesf.geometry import (
+    frac_to_cart,
+    lattice_to_parameters,
+    parameters_to_lattice,
+    wrap_frac,
+)
 
 # typical cell length (Å) and a right angle: cell features near 0 and of order 1
 LENGTH_SCALE, RIGHT_ANGLE = 5.0, math.pi / 2
@@ -58,6 +63,13 @@ def cell_features(lattice: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 6"]:
     """Lengths (in 5 Å) and angles (radians from 90°) of each cell."""
     lengths, angles = lattice_to_parameters(lattice)
     return torch.cat([lengths / LENGTH_SCALE - 1, angles - RIGHT_ANGLE], dim=-1)
+
+
+def cell_of_features(features: Float[Tensor, "b 6"]) -> Float[Tensor, "b 3 3"]:
+    """The cell vectors (B, 3, 3), Å, that features stand for; a valid cell where they are none."""
+    lengths = ((features[:, :3] + 1) * LENGTH_SCALE).clamp_min(0.5)
+    angles = (features[:, 3:] + RIGHT_ANGLE).clamp(math.radians(10), math.radians(170))
+    return parameters_to_lattice(lengths, angles)
 
 
 def masked_pool(

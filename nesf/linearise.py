@@ -99,19 +99,19 @@ class LinearisedModulated:
         rows = rows.movedim(2, 0).to(self.dtype)  # (R, B, Q, O): what a query has once broadcasts
         shape = rows.shape[:-1]
 
-        def times(x: Tensor, factor: Tensor) -> Tensor:
-            return (x.view(*shape, -1) * factor).flatten(0, 2)  # (RBQ, W)
+        def times_(x: Tensor, factor: Tensor) -> Tensor:
+            x.view(*shape, -1).mul_(factor)
+            return x
 
         change = rows.flatten(0, 2) @ self.weights["leave.weight"]  # (RBQ, W)
         total = change.new_zeros(len(change), self.entering[0].shape[-1])
         for i in reversed(range(self.depth + 1)):  # block 0 is `enter`, which contracts nothing
             inner = change @ self.weights[f"contract.{i - 1}.weight"] if i else change
-            inner = times(inner, slopes[i])
-            total = torch.addmm(total, times(inner, expanded[i]), self.entering[2 * i])
-            total = torch.addmm(total, inner, self.entering[2 * i + 1])
+            times_(inner, slopes[i])
+            total.addmm_(inner, self.entering[2 * i + 1])
+            total.addmm_(times_(inner.clone(), expanded[i]), self.entering[2 * i])
             if i:
-                inner = times(inner, scale[i])
-                change = torch.addmm(change, inner, self.weights[f"expand.{i - 1}.weight"])
+                change.addmm_(times_(inner, scale[i]), self.weights[f"expand.{i - 1}.weight"])
         return total.view(*shape, -1).movedim(0, 2)  # (R, B, Q, L) -> (B, Q, R, L)
 
     def _linear(self, name: str, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from nesf.crystal import CrystalBatch
 from nesf.geometry import NearestImage, frac_to_cart, wrap_frac
 from nesf.neighbors import nearest_atoms
+from nesf.places import Places
 from nesf.precision import full_precision
 
 
@@ -114,6 +115,14 @@ def uniform_in_cell(
     return frac_to_cart((frac - margin).expand(lattice.shape[0], -1, -1), lattice)
 
 
+def _uniform_around(
+    lattice: Tensor, count: int, generator: torch.Generator, draws: int
+) -> Float[Tensor, "b q 3"]:
+    """Points uniform over each cell and one more on every side, Å."""
+    wide = uniform_in_cell(3 * lattice, count, generator, 0.0, draws)
+    return wide - lattice.sum(dim=1, keepdim=True)
+
+
 @dataclass(frozen=True)
 class CellQueries:
     """As many queries for every crystal: uniform over the cell, and around random atoms.
@@ -130,6 +139,8 @@ class CellQueries:
         margin: of the in-cell atoms, see `wrap_frac`; the same as the model's.
         shared: all crystals of a batch share one draw, so that what one is asked does not depend
             on the others.
+        far: position queries uniform over the cell enlarged by one cell on every side, each
+            crystal, for fields that are to hold around a cluster (`nesf.frames`).
     """
 
     uniform: int = 64
@@ -139,9 +150,10 @@ class CellQueries:
     species_width: float = 0.3
     margin: float = 0.02
     shared: bool = False
+    far: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("uniform", "near", "near_width", "species_width"):
+        for name in ("uniform", "near", "near_width", "species_width", "far"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if self.uniform + self.near < 1:
@@ -158,24 +170,19 @@ class CellQueries:
         spread = uniform_in_cell(crystals.lattice, self.uniform, generator, self.margin, draws)
         near = self._around_atoms(crystals, self.near, self.near_width, generator)
         species = self._around_atoms(crystals, self.species, self.species_width, generator)
+        asked = [spread, near]
+        if self.far:
+            asked.append(_uniform_around(crystals.lattice, self.far, generator, draws))
         return TrainingQueries(
-            position=(QueryBlock(rows, torch.cat([spread, near], dim=1)),),
+            position=(QueryBlock(rows, torch.cat(asked, dim=1)),),
             species=(QueryBlock(rows, species),),
         )
 
     def _around_atoms(
         self, crystals: CrystalBatch, count: int, width: float, generator: torch.Generator
     ) -> Tensor:
-        atoms = in_cell_coords(crystals, self.margin)
-        device, dtype = atoms.device, atoms.dtype
-        shape = (1 if self.shared else len(crystals), count)
-        draw = torch.rand(shape, generator=generator, device=device)
-        index = (draw * crystals.num_atoms.unsqueeze(-1)).long()  # (B, Q)
-        centre = atoms.gather(1, index.unsqueeze(-1).expand(-1, -1, 3))  # (B, Q, 3)
-        sigma = width * torch.rand((*shape, 1), generator=generator, device=device, dtype=dtype)
-        return centre + sigma * torch.randn(
-            (*shape, 3), generator=generator, device=device, dtype=dtype
-        )
+        atoms = Places(in_cell_coords(crystals, self.margin), crystals.num_atoms)
+        return atoms.around(count, width, generator, self.shared)
 
 
 @dataclass(frozen=True)

@@ -52,14 +52,14 @@ class ReconstructOptions:
     min_cluster_size: float = 1.0
     outside: float = 0.5
     walls: bool = False
-    spread_queries: int = 48
+    spread_queries: int = 24
     spread_sigma: float = 0.15
     cluster_radius: float = 0.35
     sure_spread: float = 0.0
     max_spread: float = 0.12
     relaxed_spread: float = 0.25
     refine_moves: int = 0
-    species_queries: int = 32
+    species_queries: int = 12
     species_sigma: float = 0.1
     element_prior: float = 1.0
     max_rounds: int = 2

@@ -41,6 +41,12 @@ class Weights:
     elements: float = 0.02
 
 
+def random_signs(count: int, generator: torch.Generator) -> Float[Tensor, "q 3"]:
+    """Vectors (Q, 3) of 1 and -1, for `Residuals`: the eight of them have the mean square 1."""
+    draw = torch.randint(0, 2, (count, 3), generator=generator, device=generator.device)
+    return 2.0 * draw - 1.0
+
+
 @dataclass(frozen=True)
 class Quadratic:
     """A sum of squares near given latents, along L directions: |r + J u|^2 / 2.
@@ -73,7 +79,11 @@ class Residuals:
         self._species = linearise(model.species_decoder.mlp, directions)
 
     def __call__(
-        self, crystals: CrystalBatch, latent: Float[Tensor, "b l"], asked: TrainingQueries
+        self,
+        crystals: CrystalBatch,
+        latent: Float[Tensor, "b l"],
+        asked: TrainingQueries,
+        along: Float[Tensor, "q 3"] | None = None,
     ) -> Quadratic:
         """The loss near latents (B, L) of B crystals in standard orientation.
 
@@ -81,10 +91,13 @@ class Residuals:
             crystals: the truth.
             latent: near which.
             asked: where the fields are asked; one block each, a row a crystal.
+            along: (Q, 3) with it, the error at each position query counts along this vector alone,
+                which takes a third of the derivatives. For vectors whose outer products have the
+                mean 1, as those of `random_signs`, the mean quadratic is that of the whole errors.
         """
         (position,), (species,) = asked.position, asked.species
         parts = (
-            self._position_rows(crystals, latent, position),
+            self._position_rows(crystals, latent, position, along),
             self._species_rows(crystals, latent, species),
             self._head_rows(crystals, latent),
         )
@@ -94,7 +107,11 @@ class Residuals:
         return Quadratic(jacobian.mT @ jacobian, slope)
 
     def _position_rows(
-        self, crystals: CrystalBatch, latent: Tensor, block: QueryBlock
+        self,
+        crystals: CrystalBatch,
+        latent: Tensor,
+        block: QueryBlock,
+        along: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         decoder, target = self.model.position_decoder, target_of(self.model, block, crystals)
         found = self._position(latent, decoder.query_features(block.query, crystals.lattice))
@@ -104,9 +121,14 @@ class Residuals:
         tolerated = 0.1 + 0.5 * target.offset.norm(dim=-1)
         away = error.norm(dim=-1).clamp_min(POSITION_FLOOR)
         weight = (tolerated * away * block.query.shape[1]).rsqrt()[..., None]  # (B, Q, 1)
-        # (B, 1, 3, 3) by (B, Q, 1, 1): row k, the weights of the outputs in coordinate k
-        rows = found.pull(units.mT.unsqueeze(1) * weight.unsqueeze(-1))
-        return rows.flatten(1, 2), (error * weight).flatten(1)  # (B, Q, 3, L) -> (B, 3Q, L)
+        if along is None:
+            axes = torch.eye(3, dtype=error.dtype, device=error.device).unsqueeze(0)  # (1, 3, 3)
+        else:
+            axes = along.unsqueeze(1)  # (Q, 1, 3)
+        counted = weight.unsqueeze(-1) * axes  # (B, Q, R, 3): the rows, in Å
+        rows = found.pull(counted @ units.mT.unsqueeze(1))  # by what each output stands for
+        value = (counted * error.unsqueeze(2)).sum(-1)  # (B, Q, R)
+        return rows.flatten(1, 2), value.flatten(1)  # (B, Q, R, L) -> (B, QR, L)
 
     def _species_rows(
         self, crystals: CrystalBatch, latent: Tensor, block: QueryBlock

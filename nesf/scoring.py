@@ -7,8 +7,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nesf.crystal import CrystalBatch
-from nesf.geometry import NearestImage, frac_to_cart
+from nesf.geometry import NearestImage, frac_to_cart, wrap_frac
 from nesf.neighbors import nearest_atoms
+from nesf.places import Places, places_where
 from nesf.precision import full_precision
 
 
@@ -111,3 +112,37 @@ def count_faults(
     counts = (predicted.num_atoms - reference.num_atoms).abs()
     apart = (predicted.lattice - reference.lattice).norm(dim=-1).amax(-1)
     return atoms + counts + ~(apart <= lattice_tolerance)
+
+
+def wrong_places(
+    predicted: CrystalBatch,
+    reference: CrystalBatch,
+    tolerance: float,
+    margin: float = 0.0,
+    walls: bool = False,
+) -> Places:
+    """Where a prediction errs: sites that are no atoms, and atoms that have no site.
+
+    Args:
+        predicted: B crystals.
+        reference: B crystals; predicted fractional coordinates are placed in their cells.
+        tolerance: farther than this from the nearest one of the others is no atom, or no site, Å.
+        margin: the places are wrapped into [-margin, 1 - margin) of the cells.
+        walls: as in `quick_scores`.
+    """
+    with full_precision(reference.device):
+        cells = reference.lattice
+        images = None if walls else NearestImage.of(cells)
+        sites, atoms = (
+            frac_to_cart(wrap_frac(one.frac_coords.to(cells), margin), cells)
+            for one in (predicted, reference)
+        )
+        points, masks = [], []
+        for here, there, mask, others in (
+            (sites, atoms, predicted.mask, reference.mask),
+            (atoms, sites, reference.mask, predicted.mask),
+        ):
+            away = nearest_atoms(here, there, others, images)[0].norm(dim=-1)
+            points.append(here)
+            masks.append(mask & ~(away <= tolerance))  # NaN where there are none
+        return places_where(torch.cat(points, dim=1), torch.cat(masks, dim=1))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nesf import api
 from nesf.command_parts import (
     COLUMNS,
     KNOWN_COLUMNS,
@@ -18,112 +16,22 @@ from nesf.command_parts import (
     batch_of_rows,
     batches_of_rows,
     changed_options,
-    options_with,
     progress_bar,
     reading_for,
     structures_of,
 )
-from nesf.crystal import CrystalBatch, standardised
+from nesf.crystal import standardised
 from nesf.data.records import ReadOptions, Rejected
 from nesf.data.writers import CrystalWriter, open_writer
 from nesf.errors import InputError
-from nesf.exact import exact_fields
 from nesf.latents import Latents
-from nesf.ranks import Ranks
-from nesf.reconstruct import Reconstruction, ReconstructOptions, reconstruct
+from nesf.reconstruct import Reconstruction
 from nesf.scoring import count_faults, residuals
 from nesf.sharded import Work
 from nesf.tally import Tally
+from nesf.ways import Run, Way
 
 Source = tuple[str, int | None, str]  # file, row and id
-
-
-@dataclass(frozen=True)
-class Run:
-    """What every one of these commands is told.
-
-    Attributes:
-        batch_size: crystals at once.
-        device: cpu, cuda, cuda:0, ... or auto.
-        seed: of PyTorch's generator and of what is drawn.
-        progress: show a progress bar.
-    """
-
-    batch_size: int
-    device: str
-    seed: int
-    progress: bool
-
-    def on(self, ranks: Ranks) -> Run:
-        """The run of one rank: on a device of its own, and with a bar only where it speaks."""
-        return replace(
-            self, device=ranks.device(self.device), progress=self.progress and ranks.speaks
-        )
-
-    def load(self, model: str) -> api.Model:
-        """The model, seeded."""
-        torch.manual_seed(self.seed)
-        return api.load(model, self.device, self.batch_size)
-
-
-@dataclass(frozen=True)
-class Way:
-    """How crystals are taken from themselves back to themselves.
-
-    Attributes:
-        back: what becomes of a batch.
-        model: which takes them there; None for exact fields.
-        walls: they are boxes, without periodic images.
-    """
-
-    back: Callable[[CrystalBatch], Reconstruction]
-    model: api.Model | None = None
-    walls: bool = False
-
-    def refusals(self, crystals: CrystalBatch) -> list[str | None]:
-        """For each crystal, why the model cannot represent it; None where nothing hinders."""
-        return self.model.refusals(crystals) if self.model else [None] * len(crystals)
-
-
-def model_way(run: Run, model: str, refine: int | None, changes: Mapping[str, Any]) -> Way:
-    """Through a model's latents.
-
-    Args:
-        run: where and how.
-        model: a run folder, a checkpoint or a shipped name.
-        refine: steps of fitting a latent to its crystal, at most; None as the model can.
-        changes: of the model's reconstruction options.
-
-    Raises:
-        InputError: the model cannot be refined or has no such options.
-    """
-    loaded = run.load(model)
-    loaded.refinement(refine)  # refuses what cannot be refined
-    options = changed_options(loaded, changes)
-    walls = getattr(loaded.module, "walls", False)
-    return Way(lambda crystals: loaded.reconstruct(crystals, options, refine), loaded, walls)
-
-
-def exact_way(run: Run, periodic: bool, changes: Mapping[str, Any]) -> Way:
-    """Through the crystals' own exact fields.
-
-    Args:
-        run: where and how.
-        periodic: the fields point to nearest periodic images, not to atoms of the cell.
-        changes: of the default reconstruction options.
-
-    Raises:
-        InputError: there is no such device, or a change is out of its range.
-    """
-    device = api.resolve_device(run.device)
-    options = options_with(ReconstructOptions(), changes)
-
-    def back(crystals: CrystalBatch) -> Reconstruction:
-        fields = exact_fields(crystals.to(device), periodic)
-        generator = torch.Generator().manual_seed(run.seed)
-        return reconstruct(fields, options, crystals.ids, generator)
-
-    return Way(back, walls=options.walls)
 
 
 def reconstruct_rows(
@@ -154,8 +62,8 @@ def reconstruct_rows(
         tally.skipped = len(writer.done)
         for rows in batches_of_rows(given, run.batch_size, tally, skip=writer.done):
             crystals = batch_of_rows(rows, way.model)
-            reasons = way.refusals(crystals)
             found = way.back(crystals)
+            reasons = way.refusals(crystals, (~found.crystals.mask.any(-1)).tolist())
             true = standardised(crystals.to(found.crystals.device))
             known = {
                 "faults": count_faults(found.crystals, true, walls=way.walls).tolist(),
@@ -170,7 +78,13 @@ def reconstruct_rows(
 
 
 def encode_rows(
-    work: Work, inputs: Sequence[str], read: ReadOptions, model: str, refine: int, run: Run
+    work: Work,
+    inputs: Sequence[str],
+    read: ReadOptions,
+    model: str,
+    refine: int,
+    run: Run,
+    boxes: bool = False,
 ) -> int:
     """Encode crystals, and write the latents that are finite.
 
@@ -181,12 +95,13 @@ def encode_rows(
         model: a run folder, a checkpoint or a shipped name.
         refine: steps of fitting a latent to its crystal, at most.
         run: of all ranks.
+        boxes: the crystals are boxes of repeating ones.
 
     Returns:
         The exit code.
     """
     run = run.on(work.ranks)
-    loaded = run.load(model)
+    loaded = run.load(model, boxes)
     tally = Tally("encoded")
     ids: list[str] = []
     latents: list[Tensor] = []
@@ -219,6 +134,7 @@ def decode_latents(
     model: str,
     changes: Mapping[str, Any],
     run: Run,
+    boxes: bool = False,
 ) -> int:
     """Decode the latents of some files, and write the crystals.
 
@@ -229,6 +145,7 @@ def decode_latents(
         model: a run folder, a checkpoint or a shipped name.
         changes: of the model's reconstruction options.
         run: where and how.
+        boxes: the latents are of boxes.
 
     Returns:
         The exit code.
@@ -237,7 +154,7 @@ def decode_latents(
         InputError: a file holds no latents, or those of another model.
     """
     contents = [(name, Latents.load(name)) for name in files]
-    loaded = run.load(model)
+    loaded = run.load(model, boxes)
     options = changed_options(loaded, changes)
     for name, content in contents:
         if content.values.shape[1] != loaded.latent_dim:

@@ -201,9 +201,11 @@ class FieldTraining(ScoredModule):
 
     def loss_parts(self, crystals: CrystalBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """The unweighted parts of the loss: see `nesf.objective.loss_parts`, and `kl`."""
-        asked = self.queries(crystals, generator)
         if not self.model.variational:
-            return loss_parts(self.model, crystals, self.model.encode(crystals), asked, self.losses)
+            crystals, latent, _ = self.model.seen(crystals, self.model.encode(crystals))
+            asked = self.queries(crystals, generator)
+            return loss_parts(self.model, crystals, latent, asked, self.losses)
+        asked = self.queries(crystals, generator)
         posterior = self.model.posterior(crystals)
         # validation is of the latents that `encode` gives
         latent = posterior.sample(generator) if self.training else posterior.mean

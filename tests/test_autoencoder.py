@@ -10,7 +10,7 @@ import yaml
 from crystals import random_crystals, site_errors
 from pymatgen.core import Lattice
 
-import nesf.autoencoder
+import nesf.asked
 from nesf.autoencoder import Heads, NeSF
 from nesf.boxes import BoxOptions
 from nesf.crystal import CrystalBatch, standardised
@@ -219,7 +219,7 @@ def test_fields_in_use_answer_as_the_decoders_do(monkeypatch):
     for found, wanted in ((fields.position(query), offset), (fields.species(query), logits)):
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, wanted, atol=0.02, rtol=0.02)
-    monkeypatch.setattr(nesf.autoencoder, "QUERIES_IN_CACHE", 20)  # two crystals
+    monkeypatch.setattr(nesf.asked, "QUERIES_IN_CACHE", 20)  # two crystals
     some = model.fields(latent, crystals.lattice)
     torch.testing.assert_close(some.position(query), fields.position(query), atol=0.02, rtol=0.02)
     part = torch.tensor([4, 1])

@@ -17,6 +17,13 @@ import measure
 COMMON = {"threads": 1, "device": "cpu", "repeats": 1}
 
 
+def test_boxes_of_a_repeating_crystal_come_back_from_the_model_of_crystals():
+    found = box_size.measured({"kind": "repeat", "atoms": 64, **COMMON})
+    assert found["atoms"] == pytest.approx(64, rel=0.25)
+    assert found["position_error"] < 0.5
+    assert found["seconds"] > 0
+
+
 @pytest.mark.parametrize("kind", ["exact", "voxels"])
 def test_made_boxes_come_back(kind):
     found = box_size.measured({"kind": kind, "atoms": 4, **COMMON})

@@ -16,11 +16,12 @@ from nesf.autoencoder import NeSF
 from nesf.crystal import CrystalBatch, standardised
 from nesf.errors import InputError
 from nesf.exact import exact_fields
+from nesf.latent_fit import LatentFit, whitened
 from nesf.objective import LossOptions, loss_parts, total_loss
 from nesf.queries import CellQueries
 from nesf.random import generator_for
 from nesf.reconstruct import Reconstruction, join_reconstructions, reconstruct
-from nesf.refine import LatentFit, RefineOptions, refine_latents, whitened
+from nesf.refine import RefineOptions, refine_latents
 
 QUICK = RefineOptions(steps=6, first_steps=3)
 AT_THE_END = RefineOptions(steps=10, first_steps=0, check_growth=10.0)
@@ -88,7 +89,7 @@ def test_chunks_change_nothing(
         return fit.latent
 
     whole = fitted()
-    monkeypatch.setitem(nesf.refine.CRYSTALS_AT_ONCE, "cpu", 2)
+    monkeypatch.setitem(nesf.latent_fit.CRYSTALS_AT_ONCE, "cpu", 2)
     moved = (whole - model.encode(crystals)).norm(dim=-1)
     assert ((fitted() - whole).norm(dim=-1) < 0.1 * moved).all()
 
@@ -203,6 +204,36 @@ def test_the_fields_of_a_trained_model_are_right_where_it_decodes() -> None:
     assert fit.fields_right().tolist() == [False]
 
 
+def test_asked_where_the_last_decoding_erred(model: NeSF, crystals: CrystalBatch) -> None:
+    fit = LatentFit(model, crystals, model.encode(crystals), QUICK)
+    asked = []
+    residuals = fit._residuals
+
+    def watched(some, latent, queries, along):
+        asked.append(queries.position[0].query[:, -QUICK.wrong :])
+        assert along.shape == (queries.position[0].query.shape[1], 3)
+        return residuals(some, latent, queries, along)
+
+    fit._residuals = watched
+    fit.advance()
+    atoms = crystals.cart_coords[crystals.mask.nonzero(as_tuple=True)]
+    assert len(asked[-1]) == len(crystals)
+    assert len(atoms) > len(crystals)
+    # an atom of the second crystal is read 1 Å off: both places are asked, and nothing else
+    frac = crystals.frac_coords.clone()
+    frac[1, 0] += torch.linalg.inv(crystals.lattice[1]).T @ torch.tensor([1.0, 0, 0])
+    fit.ask_where_wrong(torch.tensor([1]), crystals.select([1]).replace(frac_coords=frac[[1]]))
+    fit.advance()
+    places = fit._places
+    assert int(places.count[1]) == 2
+    near = torch.cdist(asked[-1][1], places.points[1, :2]).amin(1)
+    assert float(near.max()) < 6 * QUICK.wrong_width
+    assert places.count[0] == crystals.num_atoms[0]
+    fit.keep(torch.tensor([False, True, False, False, False]))
+    assert fit._places.count.tolist() == [2]
+    fit.advance()
+
+
 def test_the_columns_are_those_of_the_crystals(crystals: CrystalBatch) -> None:
     found = exactly(crystals)
     small = crystals.num_atoms.argmin().reshape(1)
@@ -257,6 +288,7 @@ def test_whitening_evens_out_the_decoders_first_answers(conditioning: str) -> No
                  species_widths=[16])  # fmt: skip
     decoders = (model.position_decoder.mlp, model.species_decoder.mlp)
 
+    @torch.no_grad()
     def entering(latent: torch.Tensor) -> torch.Tensor:
         # what the first layer makes of the latent alone
         if conditioning == "modulate":
@@ -267,7 +299,7 @@ def test_whitening_evens_out_the_decoders_first_answers(conditioning: str) -> No
 
     zero = entering(torch.zeros(1, 6))
     for exponent, spread in ((1.0, 1.0), (0.5, None), (0.0, None)):
-        basis = whitened(model, exponent, ridge=0.0)
+        basis = whitened(model, exponent, ridge=0.0).detach()
         change = entering(basis.mT) - zero  # row: what a unit step along a basis vector does
         gram = change @ change.mT
         off = gram - torch.diag(gram.diagonal())
@@ -281,8 +313,8 @@ def test_whitening_evens_out_the_decoders_first_answers(conditioning: str) -> No
 @pytest.mark.parametrize(
     ("name", "value"),
     [("whitening", 1.5), ("steps", -1), ("check_growth", 0.9), ("damping", 0.0), ("memory", 1.0),
-     ("settled_memory", -0.1), ("first_steps", -1), ("tolerance", -1.0),
-     ("lattice_tolerance", float("nan"))],
+     ("settled_memory", -0.1), ("first_steps", -1), ("wrong", -1), ("wrong_width", -0.1),
+     ("tolerance", -1.0), ("lattice_tolerance", float("nan"))],
 )  # fmt: skip
 def test_options_out_of_range(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):

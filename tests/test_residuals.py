@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from crystals import random_crystals
@@ -13,7 +15,7 @@ from nesf.objective import LossOptions, loss_parts, total_loss
 from nesf.precision import full_precision
 from nesf.queries import CellQueries, TrainingQueries
 from nesf.random import generator_for
-from nesf.residuals import Quadratic, Residuals, Weights
+from nesf.residuals import Quadratic, Residuals, Weights, random_signs
 
 QUERIES = CellQueries(uniform=9, near=8, species=7, shared=True)
 KINDS = [
@@ -62,6 +64,28 @@ def test_the_curvature_is_that_of_squares() -> None:
     found = near(small(), Weights(), torch.eye(8))
     torch.testing.assert_close(found.curvature, found.curvature.mT)
     assert float(torch.linalg.eigvalsh(found.curvature).amin()) > -1e-4
+
+
+@pytest.mark.parametrize("arguments", KINDS)
+def test_the_mean_over_signs_is_the_whole(arguments: dict) -> None:
+    """Of the eight sign vectors four differ by more than their own sign."""
+    model = small(**arguments)
+    crystals, latent, asked = given(model)
+    residuals = Residuals(model, torch.eye(8), Weights())
+    queries = asked.position[0].query.shape[1]
+    signs = [torch.tensor([1.0, *rest]) for rest in itertools.product((1.0, -1.0), repeat=2)]
+    with torch.no_grad(), full_precision("cpu"):
+        whole = residuals(crystals, latent, asked)
+        parts = [residuals(crystals, latent, asked, one.expand(queries, 3)) for one in signs]
+    for name in ("curvature", "slope"):
+        mean = torch.stack([getattr(part, name) for part in parts]).mean(0)
+        assert float((mean - getattr(whole, name)).norm() / mean.norm()) < 0.02
+
+
+def test_signs_have_the_mean_square_one() -> None:
+    signs = random_signs(4000, torch.Generator().manual_seed(0))
+    assert set(signs.unique().tolist()) == {-1.0, 1.0}
+    torch.testing.assert_close(signs.mT @ signs / 4000, torch.eye(3), atol=0.06, rtol=0.0)
 
 
 def test_each_part_has_its_weight() -> None:

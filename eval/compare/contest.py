@@ -119,6 +119,7 @@ class Contest(ABC):
             "report": str(report),
             "model": entry.weights,
             "trusted_prefixes": list(entry.model.trusted_prefixes),
+            "refine": entry.model.refine,
             "device": str(self.terms.device),
             "threads": self.plan.threads,
             "batch_size": self.plan.scoring.batch_size,

@@ -34,7 +34,8 @@ def equal_terms(plan: Comparison, outcomes: Sequence[Outcome]) -> list[str]:
         seeds = ", ".join(map(str, plan.seeds))
         sentences.append(
             f"{_names(trained)} trained here on the same crystals ({', '.join(plan.data.train)}), "
-            f"validated on the same ({', '.join(plan.data.val)}), with "
+            f"validated on the same ({', '.join(plan.data.val)})"
+            f"{' unless told otherwise below' if any(o.model.val for o in trained) else ''}, with "
             f"{'the same seeds' if len(plan.seeds) > 1 else 'the same seed'} ({seeds}), one "
             "training at a time."
         )
@@ -76,6 +77,14 @@ def unequal_terms(plan: Comparison, outcomes: Sequence[Outcome]) -> list[str]:
             sentences.append(f"{name}: {outcome.open} of its seeds are not done yet.")
         if outcome.model.latent:
             sentences += _on_latents(outcome)
+        if outcome.model.val:
+            sentences.append(f"{name} is validated on {', '.join(outcome.model.val)}.")
+        if outcome.model.refine:
+            sentences.append(
+                f"{name} has its latents fitted to the test crystals themselves, up to "
+                f"{outcome.model.refine} steps each where the encoder's do not give them back; "
+                "this is part of its encoding time."
+            )
         if outcome.model.weights is not None:
             sentences.append(_given(outcome))
         if outcome.model.config is None:

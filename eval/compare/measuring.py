@@ -6,7 +6,7 @@ Runs in a process of its own (`python -m eval.compare.child`), so that the memor
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +57,7 @@ def reconstruct_set(job: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         job: "model", "trusted_prefixes", "device", "threads", "batch_size", "inputs", "output",
-            "boxes", and "growth": "crystals", "batch_size", "limit_s".
+            "boxes", "refine", and "growth": "crystals", "batch_size", "limit_s".
 
     Returns:
         Plain JSON: what the model is, speed, memory, and the crystals that it gave nothing for
@@ -67,10 +67,12 @@ def reconstruct_set(job: dict[str, Any]) -> dict[str, Any]:
         torch.set_num_threads(job["threads"])
     rows, _ = read_crystals(job["inputs"], LIMITS, progress=False)
     model = api.load(job["model"], job["device"], job["batch_size"], job["trusted_prefixes"])
+    if job["boxes"]:
+        model = model.of_boxes()
     usable, refused = sort_out(model, rows, job["batch_size"])
     memory = PeakMemory(model.device)
     if usable:
-        _pass(model, usable[:_WARM_UP])
+        _pass(model, usable[:_WARM_UP], job["refine"])
     memory.start()
     total = Speed(0, 0.0, 0.0)
     failures: list[dict[str, str]] = []
@@ -78,7 +80,7 @@ def reconstruct_set(job: dict[str, Any]) -> dict[str, Any]:
     with open_writer(job["output"]) as writer:
         for start in range(0, len(usable), job["batch_size"]):
             part = usable[start : start + job["batch_size"]]
-            speed, found, finite = _pass(model, part)
+            speed, found, finite = _pass(model, part, job["refine"])
             total = Speed(
                 total.crystals + speed.crystals,
                 total.encode_s + speed.encode_s,
@@ -98,7 +100,7 @@ def reconstruct_set(job: dict[str, Any]) -> dict[str, Any]:
         "failures": failures,
         "model": describe_model(model, job["model"], usable),
         "machine": describe_machine(model.device),
-        "by_num_atoms": _by_num_atoms(model, usable, memory, job["boxes"], **job["growth"]),
+        "by_num_atoms": _by_num_atoms(model, usable, memory, job),
     }
 
 
@@ -120,6 +122,8 @@ def measure_variant(job: dict[str, Any]) -> dict[str, Any]:
     )
     trained = _fits(module, content.state_dict)
     model = api.Model(module, job["device"], job["batch_size"])
+    if job["boxes"]:
+        model = model.of_boxes()
     growth = job["growth"]
     usable, refused = sort_out(model, rows, job["batch_size"])
     chosen = spread_choice(sorted(usable, key=lambda row: len(row.structure)), growth["crystals"])
@@ -129,7 +133,7 @@ def measure_variant(job: dict[str, Any]) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in module.parameters()),
         "cannot_represent": len(refused),
         "machine": describe_machine(model.device),
-        **_measure(model, chosen, memory, growth["batch_size"], growth["limit_s"]),
+        **_measure(model, chosen, memory, job),
     }
 
 
@@ -166,13 +170,13 @@ def _out_of_range(model: api.Model, row: Row) -> str | None:
 
 
 def _pass(
-    model: api.Model, rows: Sequence[Row]
+    model: api.Model, rows: Sequence[Row], refine: int
 ) -> tuple[Speed, Reconstruction | None, torch.Tensor]:
     """Encode and decode one batch; what has no finite latent is not decoded."""
     crystals = batch_of_rows(rows, model)
     _wait(model.device)
     began = time.perf_counter()
-    latent = model.encode(crystals)
+    latent = model.encode(crystals, refine)
     _wait(model.device)
     encoded = time.perf_counter()
     finite = latent.isfinite().all(-1)
@@ -213,44 +217,39 @@ def _write(
 
 
 def _by_num_atoms(
-    model: api.Model,
-    rows: Sequence[Row],
-    memory: PeakMemory,
-    boxes: bool,
-    crystals: int,
-    batch_size: int,
-    limit_s: float,
+    model: api.Model, rows: Sequence[Row], memory: PeakMemory, job: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Speed and memory for small and large cells."""
     measured: list[dict[str, Any]] = []
-    bins = BOX_COUNT_BINS if boxes else ATOM_COUNT_BINS
-    for first, last in bins if limit_s else ():
+    bins = BOX_COUNT_BINS if job["boxes"] else ATOM_COUNT_BINS
+    for first, last in bins if job["growth"]["limit_s"] else ():
         part = [
             row
             for row in rows
             if first <= len(row.structure) and (last is None or len(row.structure) <= last)
         ]
         if part:
-            chosen = spread_choice(part, crystals)
-            figures = _measure(model, chosen, memory, batch_size, limit_s)
+            chosen = spread_choice(part, job["growth"]["crystals"])
+            figures = _measure(model, chosen, memory, job)
             measured.append({"first": first, "last": last, **figures})
     return measured
 
 
 def _measure(
-    model: api.Model, rows: Sequence[Row], memory: PeakMemory, batch_size: int, limit_s: float
+    model: api.Model, rows: Sequence[Row], memory: PeakMemory, job: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Seconds a crystal and peak memory, of as many batches as the time limit allows."""
+    batch_size, limit_s = job["growth"]["batch_size"], job["growth"]["limit_s"]
     parts = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
     began = time.monotonic()
     if parts:
-        _pass(model, parts[0])  # the first call of a shape may be slow
+        _pass(model, parts[0], job["refine"])  # the first call of a shape may be slow
     memory.start()
     total = Speed(0, 0.0, 0.0)
     for part in parts:
         if total.crystals and time.monotonic() - began > limit_s:
             break
-        speed, _, _ = _pass(model, part)
+        speed, _, _ = _pass(model, part, job["refine"])
         total = Speed(
             total.crystals + speed.crystals,
             total.encode_s + speed.encode_s,

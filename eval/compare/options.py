@@ -39,7 +39,10 @@ class Contestant:
         title: how tables and charts call it; by default its name.
         config: a `nesf fit` configuration to train it from.
         overrides: more options of `nesf fit`, e.g. `--model.model.latent_dim=64`.
+        val: files that its training is validated on, instead of those of the data: crystals for a
+            model of crystals, where boxes are compared, and it is given what they repeat.
         weights: instead of `config`: a run folder, a model file, or a shipped name.
+        refine: steps of fitting its latents to the test crystals, at most (`nesf.refine`).
         latent: the model gives crystals back, and a ridge regression on its latents competes for
             a property.
         simple: instead of both: the training set's mean, its median, or a ridge regression on the
@@ -53,7 +56,9 @@ class Contestant:
     title: str = ""
     config: str | None = None
     overrides: tuple[str, ...] = ()
+    val: tuple[str, ...] = ()
     weights: str | None = None
+    refine: int = 0
     latent: bool = False
     simple: Literal["mean", "median", "ridge"] | None = None
     published_epochs: int | None = None
@@ -73,8 +78,12 @@ class Contestant:
             )
         if self.simple and self.latent:
             raise ValueError(f"{self.name} is a simple rule, which has no latent")
-        if self.config is None and self.overrides:
-            raise ValueError(f"overrides change a training, and {self.name} is not trained here")
+        if self.config is None and (self.overrides or self.val):
+            raise ValueError(
+                f"overrides and val are of a training, and {self.name} is not trained here"
+            )
+        if self.refine < 0:
+            raise ValueError(f"refine is {self.refine}; give a number of steps, or 0 for none")
         foreign = [word for word in self.overrides if not word.startswith("--")]
         if foreign:
             raise ValueError(f"an override is one word, --option=value, not {foreign[0]!r}")

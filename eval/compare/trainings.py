@@ -67,7 +67,7 @@ def fit_command(entry: Entry, device: torch.device) -> list[str]:
         *(index or ["--trainer.devices=1"]),
         *([] if plan.budget_s is None else [f"--trainer.max_time={as_max_time(plan.budget_s)}"]),
         f"--data.train={json.dumps(list(plan.data.train))}",
-        f"--data.val={json.dumps(list(plan.data.val))}",
+        f"--data.val={json.dumps(list(entry.model.val or plan.data.val))}",
         *([f"--model.model.properties={json.dumps([plan.target])}"] if learns else []),
         f"--threads={plan.threads}",
         "--restart=auto",

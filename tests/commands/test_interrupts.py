@@ -16,9 +16,9 @@ def test_resume_skips_what_is_done(tmp_path, monkeypatch, capsys):
     straight, broken = tmp_path / "a" / "out.csv", tmp_path / "b" / "out.csv"
     assert nesf("reconstruct", source, "--field", "exact", "--output", straight) == 1
 
-    from nesf import through
+    from nesf import ways
 
-    exact, calls = through.exact_fields, []
+    exact, calls = ways.exact_fields, []
 
     def fails_in_the_third_batch(*arguments):
         calls.append(len(calls))
@@ -27,13 +27,13 @@ def test_resume_skips_what_is_done(tmp_path, monkeypatch, capsys):
         return exact(*arguments)
 
     words = ("reconstruct", source, "--field=exact", "--batch-size=3", "--output", broken)
-    monkeypatch.setattr(through, "exact_fields", fails_in_the_third_batch)
+    monkeypatch.setattr(ways, "exact_fields", fails_in_the_third_batch)
     assert nesf(*words) == 130
     assert "nesf: interrupted; go on with --resume\n" in capsys.readouterr().err
     assert len(rows_of(broken)) == 6
     with broken.open("a") as file:
         file.write('"c7","data_torn')  # as a killed run leaves it
-    monkeypatch.setattr(through, "exact_fields", exact)
+    monkeypatch.setattr(ways, "exact_fields", exact)
     assert nesf(*words, "--resume") == 1
     assert "3 reconstructed (6 were there already), 1 rejected" in capsys.readouterr().out
     assert broken.read_bytes() == straight.read_bytes()

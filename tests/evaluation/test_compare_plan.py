@@ -36,7 +36,9 @@ from nesf.errors import InputError
         ({"models": [{"name": "a"}]}, r"models\[0\]: give either config.*or weights"),
         ({"models": [{"name": "../a", "config": "a"}]}, "plain word"),
         ({"models": [{"name": "a", "weights": "w", "overrides": ["--x=1"]}]}, "not trained here"),
+        ({"models": [{"name": "a", "weights": "w", "val": ["v"]}]}, "not trained here"),
         ({"models": [{"name": "a", "config": "c", "overrides": ["x", "1"]}]}, "one word"),
+        ({"models": [{"name": "a", "config": "c", "refine": -1}]}, "refine is -1"),
         ({"models": [{"name": "a", "config": "c"}] * 2}, "two models have the name a"),
         ({"growth": {"variants": [{"model": "b", "series": "s", "value": 1}]}}, "names b"),
         ({"growth": {"variants": [{"model": "one", "series": "s"}]}}, "value is missing"),
@@ -115,6 +117,14 @@ def test_the_shared_terms_go_last_and_so_prevail(tmp_path):
     assert '--data.train=["a.csv"]' in words[6:]
     assert as_max_time(0.2) == "00:00:00:01"
     assert as_max_time(2.0 * 86400 + 3 * 3600 + 61) == "02:03:01:01"
+
+
+def test_a_model_of_crystals_among_boxes_is_validated_on_crystals(tmp_path):
+    models = [{"name": "a", "config": "c", "val": ["v.csv"]}, {"name": "b", "config": "c"}]
+    made = one_plan(tmp_path, models=models)
+    words = [fit_command(entry, torch.device("cpu")) for entry in made.entries()]
+    assert '--data.val=["v.csv"]' in words[0]
+    assert f"--data.val={json.dumps(list(made.data.val))}" in words[1]
 
 
 def test_given_weights_stand_once_whatever_the_seeds(tmp_path):

@@ -88,8 +88,11 @@ def test_shipped_configs_take_two_steps(
         "--trainer.callbacks+=probes.AllTrained",
         "--threads=1",
     ]
-    if "shares" in yaml.safe_load(path.read_text())["data"]["init_args"]:
+    written = yaml.safe_load(path.read_text())
+    if "shares" in written["data"]["init_args"]:
         options.append("--data.shares=[1.0]")  # there is one input here
+    if str(written["model"]["init_args"].get("initial")).startswith("runs/"):
+        options.append("--model.init_args.initial=general")  # for a run that comes before
     outcome = start(forkserver, ["fit", *options], tmp_path)
     assert outcome.code == 0, outcome.said
     assert json.loads((root / "training.json").read_text())["steps"] == 2

@@ -1,0 +1,155 @@
+"""Damped least squares on latents, by the decoders alone."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nesf.autoencoder import NeSF
+from nesf.crystal import CrystalBatch
+from nesf.places import Places
+from nesf.precision import full_precision
+from nesf.queries import QueryBlock, TrainingQueries, in_cell_coords
+from nesf.random import generator_for
+from nesf.refine_options import RefineOptions
+from nesf.residuals import Residuals, random_signs
+from nesf.scoring import wrong_places
+
+# crystals whose derivatives are found at once: on a CPU what they need stays in its caches
+CRYSTALS_AT_ONCE = {"cpu": 8, "cuda": 512}
+
+
+def whitened(model: NeSF, exponent: float, ridge: float = 1e-3) -> Float[Tensor, "l l"]:
+    """A basis of latents in which equal steps change the decoders' first answers more evenly.
+
+    With W the weights by which the latent enters both decoders, and W^T W = U diag(s^2) U^T, the
+    basis vectors are U s^-exponent, scaled to a mean square of 1 in each component of the latent.
+
+    Args:
+        model: of latents of length L.
+        exponent: 1 evens out all directions, 0 only turns them.
+        ridge: share of the largest s^2 that is added to each.
+    """
+    decoders = (model.position_decoder.mlp, model.species_decoder.mlp)
+    entering = torch.cat([mlp.latent_weights for mlp in decoders]).double()  # (C, L)
+    squares, turn = torch.linalg.eigh(entering.mT @ entering)
+    basis = turn * (squares + ridge * squares[-1]) ** (-exponent / 2)
+    return (basis / basis.square().sum(-1).mean().sqrt()).float()
+
+
+class LatentFit:
+    """Damped least squares on latents alone, each crystal for itself, in a whitened basis.
+
+    Each step asks the fields at new points, and minimises the sum of this step's quadratic and of
+    those before it, each weighted less the older it is: recursive least squares, whose forgetting
+    outlives the points and the weights that no longer hold. A position query counts along a random
+    direction alone (`nesf.residuals.random_signs`): what one step does not see the next ones do.
+
+    Args:
+        model: the decoders.
+        crystals: B crystals in standard orientation.
+        latent: (B, L) where to begin.
+        options: every knob.
+
+    Attributes:
+        crystals: those that are fitted.
+        latent: (B, L) where it is now.
+        step: steps taken.
+    """
+
+    def __init__(
+        self,
+        model: NeSF,
+        crystals: CrystalBatch,
+        latent: Float[Tensor, "b l"],
+        options: RefineOptions,
+    ) -> None:
+        self.model, self.crystals, self.options = model, crystals, options
+        self.latent = latent.detach().clone()
+        self.step = 0
+        self._basis = whitened(model, options.whitening)  # (L, L)
+        self._residuals = Residuals(model, self._basis, options.weights)
+        # around which more is asked; before anything was read, the atoms
+        self._places = Places(in_cell_coords(crystals, model.margin), crystals.num_atoms)
+        batch, length = latent.shape
+        self._moved = torch.zeros_like(latent)  # from the beginning, in the basis
+        # the quadratic u^T curvature u / 2 + pull^T u of all that was moved, u
+        self._curvature = latent.new_zeros(batch, length, length)
+        self._pull = torch.zeros_like(latent)
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """One step."""
+        generator = generator_for(self.options.seed, "refine", self.step, device=self.latent.device)
+        with full_precision(self.latent.device):
+            asked = self._asked(generator)
+            along = random_signs(asked.position[0].query.shape[1], generator)
+            size = CRYSTALS_AT_ONCE.get(self.latent.device.type, 32)
+            for rows in torch.arange(len(self.latent), device=self.latent.device).split(size):
+                self._advance(rows, asked, along)
+        self.step += 1
+
+    def _asked(self, generator: torch.Generator) -> TrainingQueries:
+        """What this step asks: the usual, and around the places that were read wrongly."""
+        options = self.options
+        few = self.step < options.first_steps
+        asked = (options.queries if few else options.more_queries)(self.crystals, generator)
+        (block,) = asked.position
+        wrong = self._places.around(options.wrong, options.wrong_width, generator, shared=True)
+        block = QueryBlock(block.crystal, torch.cat([block.query, wrong], dim=1))
+        return TrainingQueries((block,), asked.species)
+
+    def _advance(self, rows: Int[Tensor, " r"], asked: TrainingQueries, along: Tensor) -> None:
+        options, moved = self.options, self._moved[rows].unsqueeze(-1)  # (R, L, 1)
+        here = self._residuals(
+            self.crystals.select(rows), self.latent[rows], asked.select(rows), along
+        )
+        memory = options.memory_at(self.step)
+        curvature = memory * self._curvature[rows] + here.curvature
+        pull = memory * self._pull[rows].unsqueeze(-1)
+        pull = pull + here.slope.unsqueeze(-1) - here.curvature @ moved
+        mean = curvature.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
+        damped = curvature + torch.diag_embed((options.damping * mean).expand_as(self._pull[rows]))
+        # what a latent cannot change has no curvature: nothing moves then
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        change = -torch.cholesky_solve(curvature @ moved + pull, factor).squeeze(-1)
+        change = torch.where(failed.unsqueeze(-1) == 0, change, 0.0)
+        self._curvature[rows], self._pull[rows] = curvature, pull.squeeze(-1)
+        self._moved[rows] += change
+        self.latent[rows] += change @ self._basis.mT
+
+    def fields_right(self) -> Bool[Tensor, " b"]:
+        """Whether fields and heads agree with the crystals at the atoms themselves.
+
+        Where they do not, decoding cannot give the crystal; where they do, it may yet find too
+        many atoms.
+        """
+        model, crystals, options = self.model, self.crystals, self.options
+        heads = model.heads(self.latent)
+        apart = (heads.lattice - crystals.lattice).norm(dim=-1).amax(-1)
+        right = (apart <= options.lattice_tolerance) | model.frames
+        if model.count_head:
+            right &= heads.num_atoms == crystals.num_atoms.clamp_max(model.max_atoms)
+        fields = model.fields_seen(self.latent, crystals.lattice)
+        atoms = in_cell_coords(crystals, model.margin)
+        off = fields.position(atoms).norm(dim=-1) > options.tolerance
+        other = fields.species(atoms).argmax(-1) != crystals.species
+        return right & ~((off | other) & crystals.mask).any(-1)
+
+    def ask_where_wrong(self, rows: Int[Tensor, " r"], found: CrystalBatch) -> None:
+        """Ask some of the crystals from now on where they were read wrongly.
+
+        Args:
+            rows: which.
+            found: what was read.
+        """
+        model, true = self.model, self.crystals.select(rows)
+        wrong = wrong_places(found, true, self.options.tolerance, model.margin, model.walls)
+        self._places = self._places.exchanged(rows, wrong)
+
+    def keep(self, mask: Bool[Tensor, " b"]) -> None:
+        """Go on with some of the crystals."""
+        self.crystals, self._places = self.crystals.select(mask), self._places.select(mask)
+        self.latent, self._moved = self.latent[mask], self._moved[mask]
+        self._curvature, self._pull = self._curvature[mask], self._pull[mask]

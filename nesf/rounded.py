@@ -1,0 +1,115 @@
+"""Field decoders as they are asked once their weights stay: rounded, folded, and in place.
+
+Reading a crystal asks its fields a thousand times with one set of weights, and what that costs is
+less the products than the passes over their results.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nesf.decoders import FieldDecoder, ModulatedMLP
+
+Decoder = TypeVar("Decoder", bound=FieldDecoder)
+ROUNDED = torch.bfloat16
+
+
+class RoundedMLP(nn.Module):
+    """A `ModulatedMLP` in bfloat16, for inference.
+
+    The biases of the contracting layers, which only ever reach an expanding layer or the last one,
+    are folded into the biases of these; and these, with the latent's scale, into its shift.
+
+    Args:
+        mlp: whose weights are taken as they are now.
+    """
+
+    modulation_weight: Tensor
+    modulation_bias: Tensor
+    enter: Tensor
+    expand: Tensor
+    contract: Tensor
+    leave_weight: Tensor
+    leave_bias: Tensor
+    biases: Tensor
+
+    def __init__(self, mlp: ModulatedMLP) -> None:
+        super().__init__()
+        with torch.no_grad():
+            own = {name: weight.detach().float() for name, weight in mlp.named_parameters()}
+            depth = len(mlp.expand)
+            expand = torch.stack([own[f"expand.{i}.weight"] for i in range(depth)])  # (K, W, W)
+            contract = torch.stack([own[f"contract.{i}.weight"] for i in range(depth)])
+            carried = torch.zeros_like(own["enter.bias"])  # what all blocks so far have added
+            biases = [own["enter.bias"]]
+            for i in range(depth):
+                biases.append(own[f"expand.{i}.bias"] + expand[i] @ carried)
+                carried = carried + own[f"contract.{i}.bias"]
+            rounded_ones = {
+                "modulation_weight": own["modulation.weight"],
+                "modulation_bias": own["modulation.bias"],
+                "enter": own["enter.weight"],
+                "expand": expand,
+                "contract": contract,
+                "leave_weight": own["leave.weight"],
+                "leave_bias": own["leave.bias"] + own["leave.weight"] @ carried,
+            }
+            for name, tensor in rounded_ones.items():
+                self.register_buffer(name, tensor.to(ROUNDED))
+            self.register_buffer("biases", torch.stack(biases))  # (K + 1, W)
+
+    def forward(
+        self, latent: Float[Tensor, "b l"], features: Float[Tensor, "b q f"]
+    ) -> Float[Tensor, "b q o"]:
+        """Latent (B, L) and query features (B, Q, F) to outputs (B, Q, O)."""
+        codes = F.linear(latent.to(ROUNDED), self.modulation_weight, self.modulation_bias)
+        scale, shift = self._folded(codes)
+        shape = (*features.shape[:-1], -1)
+        hidden = features.flatten(0, 1).to(ROUNDED) @ self.enter.mT  # (BQ, W)
+        hidden = _modulated_gelu(hidden.view(shape), scale[0], shift[0]).flatten(0, 1)
+        for i, (expand, contract) in enumerate(zip(self.expand, self.contract, strict=True), 1):
+            inner = hidden @ expand.mT
+            inner = _modulated_gelu(inner.view(shape), scale[i], shift[i]).flatten(0, 1)
+            out = None if torch.is_grad_enabled() else hidden
+            hidden = torch.addmm(hidden, inner, contract.mT, out=out)
+        return F.linear(hidden, self.leave_weight, self.leave_bias).view(shape)
+
+    def _folded(self, codes: Float[Tensor, "b c"]) -> tuple[list[Tensor], list[Tensor]]:
+        """What multiplies each block's hidden units, and what is added then: (B, 1, W) each."""
+        # (B, 2(K+1)W) -> (K + 1, B, 1, 2, W)
+        parts = codes.float().view(len(codes), 1, len(self.biases), 2, -1).movedim(2, 0)
+        scale = 1 + parts[..., 0, :]
+        shift = parts[..., 1, :] + scale * self.biases[:, None, None]
+        return list(scale.to(ROUNDED)), list(shift.to(ROUNDED))
+
+
+def _modulated_gelu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """GELU of shift + scale x, in the place of x unless it may be differentiated."""
+    if torch.is_grad_enabled():
+        return F.gelu(torch.addcmul(shift, x, scale))
+    # the in-place form has no name in torch.nn.functional
+    return torch.ops.aten.gelu_(torch.addcmul(shift, x, scale, out=x))
+
+
+def rounded(decoder: Decoder) -> Decoder:
+    """The same decoder with weights in bfloat16: autocast would round them in every call.
+
+    Made once for weights as they are, and kept beside them until they change.
+    """
+    state = tuple((weight.data_ptr(), weight._version) for weight in decoder.parameters())
+    if decoder.twin is None or decoder.twin[0] != state:
+        mlp = decoder.mlp
+        if isinstance(mlp, ModulatedMLP):
+            own: nn.Module = RoundedMLP(mlp)
+        else:
+            own = copy.deepcopy(mlp).to(ROUNDED)
+        other = copy.copy(decoder)
+        other._modules = {**decoder._modules, "mlp": own}
+        decoder.twin = (state, other)
+    return decoder.twin[1]  # type: ignore[return-value]
