@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from nesf.autoencoder import NeSF
 from nesf.checkpoint import load_model
 from nesf.crystal import MAX_ATOMIC_NUMBER, CrystalBatch
+from nesf.device import resolve_device
 from nesf.errors import InputError
 from nesf.fields import CrystalFields
 from nesf.reconstruct import Reconstruction, ReconstructOptions, join_reconstructions
@@ -120,17 +120,16 @@ class Model:
             InputError: the model has no fields to fit a latent by, or there are fewer than none.
         """
         able = isinstance(self.module, NeSF)
-        options = steps if isinstance(steps, RefineOptions) else RefineOptions()
-        if isinstance(steps, RefineOptions):
-            steps = steps.steps
-        if steps and not able:
+        if not isinstance(steps, RefineOptions):
+            if steps is None:
+                steps = RefineOptions().steps if able else 0
+            if steps < 0:
+                raise InputError(f"refine is {steps}; give a number of steps, or 0 for none")
+            steps = RefineOptions(steps=steps)
+        if steps.steps and not able:
             kind = type(self.module).__name__
             raise InputError(f"latents of a {kind} cannot be refined; leave refine out, or give 0")
-        if steps is not None and steps < 0:
-            raise InputError(f"refine is {steps}; give a number of steps, or 0 for none")
-        if steps is None:
-            steps = options.steps if able else 0
-        return replace(options, steps=steps)
+        return steps
 
     @torch.no_grad()
     def encode(
@@ -284,24 +283,3 @@ class Model:
 
     def _parts(self, count: int) -> Iterator[Tensor]:
         yield from torch.arange(count, device=self.device).split(self.batch_size)
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """The device that a name means.
-
-    Args:
-        device: `cpu`, `cuda`, `cuda:0`, ..., or `auto` for a GPU where there is one.
-
-    Raises:
-        InputError: the name is unknown, or there is no such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(
-            f"there is no device {device} here; give cpu, cuda, cuda:0 or auto"
-        ) from error
-    return resolved

@@ -243,20 +243,18 @@ class NeSF(nn.Module):
         """
         heads = self.heads(learned)
         cell = heads.lattice if lattice is None else lattice
-        position = Asked.of(self.position_decoder, learned.device)
-        species = Asked.of(self.species_decoder, learned.device)
-        return self._fields(learned, cell, heads, position, species)
+        position = Asked.of(self.position_decoder, learned, cell)
+        species = Asked.of(self.species_decoder, learned, cell)
+        return self._fields(heads, position, species)
 
-    def _fields(
-        self, latent: Tensor, cell: Tensor, heads: Heads, position: Asked, species: Asked
-    ) -> CrystalFields:
+    def _fields(self, heads: Heads, position: Asked, species: Asked) -> CrystalFields:
         return CrystalFields(
-            position=lambda query: position(latent, query, cell),
-            species=lambda query: species(latent, query, cell),
-            lattice=cell,
+            position=position,
+            species=species,
+            lattice=position.lattice,
             periodic=self.periodic,
             subset=lambda index: self._fields(
-                latent[index], cell[index], heads.select(index), position, species
+                heads.select(index), position.select(index), species.select(index)
             ),
             margin=self.margin,
             num_atoms=heads.num_atoms if self.count_head else None,

@@ -81,8 +81,18 @@ class ModulatedMLP(nn.Module):
         self, latent: Float[Tensor, "b l"], features: Float[Tensor, "b q f"]
     ) -> Float[Tensor, "b q o"]:
         """Latent (B, L) and query features (B, Q, F) to outputs (B, Q, O)."""
+        return self.conditioned(self.condition(latent), features)
+
+    def condition(self, latent: Float[Tensor, "b l"]) -> Float[Tensor, "b c"]:
+        """All that the network sees of a latent: scales and shifts of its blocks, in turn."""
+        return self.modulation(latent)
+
+    def conditioned(
+        self, condition: Float[Tensor, "b c"], features: Float[Tensor, "b q f"]
+    ) -> Float[Tensor, "b q o"]:
+        """`forward` from what `condition` says of the latent."""
         # (B, 2(K+1)W) -> 2(K+1) of (B, 1, W)
-        codes = self.modulation(latent).unsqueeze(1).chunk(2 * len(self.expand) + 2, dim=-1)
+        codes = condition.unsqueeze(1).chunk(2 * len(self.expand) + 2, dim=-1)
         hidden = F.gelu(torch.addcmul(codes[1], self.enter(features), 1 + codes[0]))
         for i, (expand, contract) in enumerate(zip(self.expand, self.contract, strict=True)):
             scale, shift = codes[2 * i + 2], codes[2 * i + 3]
@@ -138,8 +148,18 @@ class ConcatMLP(nn.Module):
         self, latent: Float[Tensor, "b l"], features: Float[Tensor, "b q f"]
     ) -> Float[Tensor, "b q o"]:
         """Latent (B, L) and query features (B, Q, F) to outputs (B, Q, O)."""
-        hidden = latent.unsqueeze(1)  # (B, 1, L): its share of the first layer once a crystal
-        sizes = [latent.shape[1], *(layer.out_features for layer in self.layers)]
+        return self.conditioned(self.condition(latent), features)
+
+    def condition(self, latent: Float[Tensor, "b l"]) -> Float[Tensor, "b l"]:
+        """What the network sees of a latent: the latent."""
+        return latent
+
+    def conditioned(
+        self, condition: Float[Tensor, "b l"], features: Float[Tensor, "b q f"]
+    ) -> Float[Tensor, "b q o"]:
+        """`forward` from what `condition` says of the latent."""
+        hidden = condition.unsqueeze(1)  # (B, 1, L): its share of the first layer once a crystal
+        sizes = [condition.shape[1], *(layer.out_features for layer in self.layers)]
         for size, layer, norm in zip(sizes[:-1], self.layers, self.norms, strict=True):
             # the product with the concatenation in two parts: the gradient of a concatenation
             # is a strided view, a hundred times slower in the backward of batch_norm on CPUs
@@ -191,16 +211,31 @@ class FieldDecoder(nn.Module):
         self.mlp: ModulatedMLP | ConcatMLP = kind(
             latent_dim, self.features.out_features, widths, out_features
         )
-        self.twin: tuple[object, FieldDecoder] | None = None  # see `nesf.rounded`
+        self.twin: tuple[object, FieldDecoder] | None = None  # see `nesf.folded`
 
-    def decode(
+    def forward(
         self,
         latent: Float[Tensor, "b l"],
         query: Float[Tensor, "b q 3"],
         lattice: Float[Tensor, "b 3 3"],
     ) -> Float[Tensor, "b q o"]:
-        """The MLP's answer at Cartesian query points (Å), in the network's own units."""
-        return self.mlp(latent, self.query_features(query, lattice)).float()
+        """The field's answers (B, Q, O) at query points.
+
+        Args:
+            latent: (B, L) latent codes.
+            query: (B, Q, 3) query points, Cartesian, Å.
+            lattice: (B, 3, 3) cell vectors, Å; used by fractional coordinates only.
+        """
+        return self.conditioned(self.mlp.condition(latent), query, lattice)
+
+    def conditioned(
+        self,
+        condition: Float[Tensor, "b c"],
+        query: Float[Tensor, "b q 3"],
+        lattice: Float[Tensor, "b 3 3"],
+    ) -> Float[Tensor, "b q o"]:
+        """`forward` from what `mlp.condition` says of the latents, once for many queries."""
+        return self.mlp.conditioned(condition, self.query_features(query, lattice)).float()
 
     def query_features(
         self, query: Float[Tensor, "b q 3"], lattice: Float[Tensor, "b 3 3"]
@@ -234,20 +269,14 @@ class PositionField(FieldDecoder):
             latent_dim, 3, widths, conditioning, coordinates, harmonics, harmonic_scale, periodic
         )
 
-    def forward(
+    def conditioned(
         self,
-        latent: Float[Tensor, "b l"],
+        condition: Float[Tensor, "b c"],
         query: Float[Tensor, "b q 3"],
         lattice: Float[Tensor, "b 3 3"],
     ) -> Float[Tensor, "b q 3"]:
-        """Offsets (B, Q, 3), Å, at Cartesian query points (B, Q, 3), Å.
-
-        Args:
-            latent: (B, L) latent codes.
-            query: (B, Q, 3) query points, Å.
-            lattice: (B, 3, 3) cell vectors, Å; used by fractional coordinates only.
-        """
-        out = self.decode(latent, query, lattice)
+        """Offsets (B, Q, 3), Cartesian, Å."""
+        out = super().conditioned(condition, query, lattice)
         if self.coordinates == "fractional":
             return frac_to_cart(out * self.OFFSET_SCALE, lattice)
         return out
@@ -286,12 +315,3 @@ class SpeciesField(FieldDecoder):
             harmonic_scale,
             periodic,
         )
-
-    def forward(
-        self,
-        latent: Float[Tensor, "b l"],
-        query: Float[Tensor, "b q 3"],
-        lattice: Float[Tensor, "b 3 3"],
-    ) -> Float[Tensor, "b q s"]:
-        """Logits (B, Q, S) at Cartesian query points (B, Q, 3), Å; arguments as PositionField."""
-        return self.decode(latent, query, lattice)

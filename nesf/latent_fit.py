@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nesf.autoencoder import NeSF
 from nesf.crystal import CrystalBatch
+from nesf.objective import target_of
 from nesf.places import Places
 from nesf.precision import full_precision
 from nesf.queries import QueryBlock, TrainingQueries, in_cell_coords
@@ -101,29 +102,31 @@ class LatentFit:
         return TrainingQueries((block,), asked.species)
 
     def _advance(self, rows: Int[Tensor, " r"], asked: TrainingQueries, along: Tensor) -> None:
-        options, moved = self.options, self._moved[rows].unsqueeze(-1)  # (R, L, 1)
+        options, memory = self.options, self.options.memory_at(self.step)
+        part = slice(int(rows[0]), int(rows[-1]) + 1)  # views, which the step changes in place
+        moved = self._moved[part].unsqueeze(-1)  # (R, L, 1)
+        curvature, pull = self._curvature[part], self._pull[part].unsqueeze(-1)
         here = self._residuals(
-            self.crystals.select(rows), self.latent[rows], asked.select(rows), along
+            self.crystals.select(rows), self.latent[part], asked.select(rows), along
         )
-        memory = options.memory_at(self.step)
-        curvature = memory * self._curvature[rows] + here.curvature
-        pull = memory * self._pull[rows].unsqueeze(-1)
-        pull = pull + here.slope.unsqueeze(-1) - here.curvature @ moved
-        mean = curvature.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
-        damped = curvature + torch.diag_embed((options.damping * mean).expand_as(self._pull[rows]))
+        jacobian, residual = here.jacobian, here.residual.unsqueeze(-1)
+        curvature.baddbmm_(jacobian.mT, jacobian, beta=memory)
+        pull.baddbmm_(jacobian.mT, residual - jacobian @ moved, beta=memory)
+        damped = curvature.clone()
+        diagonal = damped.diagonal(dim1=-2, dim2=-1)
+        diagonal += options.damping * diagonal.mean(-1, keepdim=True)
         # what a latent cannot change has no curvature: nothing moves then
         factor, failed = torch.linalg.cholesky_ex(damped)
         change = -torch.cholesky_solve(curvature @ moved + pull, factor).squeeze(-1)
         change = torch.where(failed.unsqueeze(-1) == 0, change, 0.0)
-        self._curvature[rows], self._pull[rows] = curvature, pull.squeeze(-1)
-        self._moved[rows] += change
-        self.latent[rows] += change @ self._basis.mT
+        self._moved[part] += change
+        self.latent[part] += change @ self._basis.mT
 
     def fields_right(self) -> Bool[Tensor, " b"]:
         """Whether fields and heads agree with the crystals at the atoms themselves.
 
-        Where they do not, decoding cannot give the crystal; where they do, it may yet find too
-        many atoms.
+        And whether the fields point away from where the last decoding had a site too many. Where
+        they do not, decoding cannot give the crystal; where they do, it may yet find others.
         """
         model, crystals, options = self.model, self.crystals, self.options
         heads = model.heads(self.latent)
@@ -132,10 +135,15 @@ class LatentFit:
         if model.count_head:
             right &= heads.num_atoms == crystals.num_atoms.clamp_max(model.max_atoms)
         fields = model.fields_seen(self.latent, crystals.lattice)
-        atoms = in_cell_coords(crystals, model.margin)
-        off = fields.position(atoms).norm(dim=-1) > options.tolerance
+        atoms, places = in_cell_coords(crystals, model.margin), self._places
+        index = torch.arange(len(atoms), device=atoms.device)
+        true = target_of(model, QueryBlock(index, places.points), crystals).offset
+        found = fields.position(torch.cat([atoms, places.points], dim=1))
+        off = found[:, : atoms.shape[1]].norm(dim=-1) > options.tolerance
         other = fields.species(atoms).argmax(-1) != crystals.species
-        return right & ~((off | other) & crystals.mask).any(-1)
+        astray = (found[:, atoms.shape[1] :] - true).norm(dim=-1)
+        lost = astray > options.tolerance + 0.5 * true.norm(dim=-1)
+        return right & ~((off | other) & crystals.mask).any(-1) & ~(lost & places.mask).any(-1)
 
     def ask_where_wrong(self, rows: Int[Tensor, " r"], found: CrystalBatch) -> None:
         """Ask some of the crystals from now on where they were read wrongly.

@@ -8,7 +8,7 @@ out, several times as fast as automatic differentiation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nesf.decoders import ConcatMLP, ModulatedMLP
+from nesf.folded import FoldedMLP
 from nesf.precision import has_fast_bfloat16
 
 
@@ -56,71 +57,74 @@ def linearise(mlp: ModulatedMLP | ConcatMLP, directions: Float[Tensor, "l l"]) -
 class LinearisedModulated:
     """`linearise` written out for a ModulatedMLP.
 
-    With p = shift + (1 + scale) e, e = expand(h) and h' = h + contract(gelu(p)) in each block,
-    and d the derivative of an answer by p, its derivatives by shift and scale are d and d e.
+    With p = shift + scale z, z = expand(h) and h' = h + contract(gelu(p)) in each block of the
+    folded network, and d the derivative of an answer by p, its derivatives by shift and scale are
+    d and d z.
     """
 
     def __init__(self, mlp: ModulatedMLP, directions: Float[Tensor, "l l"]) -> None:
         fast = has_fast_bfloat16(directions.device) and directions.dtype != torch.float64
-        self.depth, self.dtype = len(mlp.expand), torch.bfloat16 if fast else directions.dtype
+        self.mlp = FoldedMLP(mlp, torch.bfloat16 if fast else directions.dtype)
         with torch.no_grad():
-            self.weights = {k: v.to(self.dtype) for k, v in mlp.named_parameters()}
-            # (2(K+1)W, L) -> 2(K+1) of (W, L), alternately those of a scale and of a shift
-            entering = (mlp.modulation.weight.to(directions) @ directions).to(self.dtype)
-        self.entering = entering.chunk(2 * self.depth + 2)
+            entering = mlp.modulation.weight.to(directions) @ directions
+            # (2(K+1)W, L) -> (K + 1, 2, W, L)
+            scale, shift = entering.unflatten(0, (self.mlp.depth + 1, 2, -1)).unbind(1)
+            shift = shift + self.mlp.biases.unsqueeze(-1) * scale
+            # (K + 1, 2W, L): what the derivatives by shift and by scale are multiplied by
+            self.entering = torch.cat([shift, scale], dim=1).to(self.mlp.enter.dtype)
 
     @torch.no_grad()
     def __call__(
         self, latent: Float[Tensor, "b l"], features: Float[Tensor, "b q f"]
     ) -> Linearised:
         """Answers at features (B, Q, F), and their derivatives."""
-        # (B, 2(K+1)W) -> 2(K+1) of (B, 1, W)
-        codes = self._linear("modulation", latent.to(self.dtype)).unsqueeze(1)
-        scale = [1 + code for code in codes.chunk(2 * self.depth + 2, dim=-1)[::2]]
-        shift = codes.chunk(2 * self.depth + 2, dim=-1)[1::2]
-        expanded = [self._linear("enter", features.to(self.dtype))]
-        before = torch.addcmul(shift[0], expanded[0], scale[0])
-        hidden, slopes = F.gelu(before), [_gelu_slope(before)]
-        for i in range(self.depth):
-            expanded.append(self._linear(f"expand.{i}", hidden))
-            before = torch.addcmul(shift[i + 1], expanded[-1], scale[i + 1])
-            slopes.append(_gelu_slope(before))
-            hidden = hidden + self._linear(f"contract.{i}", F.gelu(before))
+        mlp, shape = self.mlp, (*features.shape[:-1], -1)
+        scale, shift = mlp.scales_and_shifts(mlp.condition(latent))
+        entered = features.flatten(0, 1).to(mlp.enter.dtype) @ mlp.enter.mT  # (BQ, W)
+        expanded, slopes = [entered.view(shape)], []
+        ones = torch.ones_like(entered).view(shape)
+
+        def activated(i: int) -> Tensor:
+            before = torch.addcmul(shift[i], expanded[i], scale[i])
+            # the derivative alone is not in the public interface; written out it takes ten times
+            # as long
+            slopes.append(torch.ops.aten.gelu_backward(ones, before))
+            return torch.ops.aten.gelu_(before).flatten(0, 1)
+
+        hidden = activated(0)
+        for i in range(1, mlp.depth + 1):
+            expanded.append((hidden @ mlp.expand[i - 1].mT).view(shape))
+            hidden.addmm_(activated(i), mlp.contract[i - 1].mT)
+        value = F.linear(hidden, mlp.leave_weight, mlp.leave_bias).view(shape)
 
         def pull(rows: Tensor) -> Tensor:
             return self._pull(rows, scale, expanded, slopes).to(latent.dtype)
 
-        return Linearised(self._linear("leave", hidden).to(latent.dtype), pull)
+        return Linearised(value.to(latent.dtype), pull)
 
     @torch.no_grad()
     def _pull(
-        self, rows: Tensor, scale: list[Tensor], expanded: list[Tensor], slopes: list[Tensor]
+        self, rows: Tensor, scale: Sequence[Tensor], expanded: list[Tensor], slopes: list[Tensor]
     ) -> Tensor:
-        rows = rows.movedim(2, 0).to(self.dtype)  # (R, B, Q, O): what a query has once broadcasts
-        shape = rows.shape[:-1]
-
-        def times_(x: Tensor, factor: Tensor) -> Tensor:
-            x.view(*shape, -1).mul_(factor)
-            return x
-
-        change = rows.flatten(0, 2) @ self.weights["leave.weight"]  # (RBQ, W)
-        total = change.new_zeros(len(change), self.entering[0].shape[-1])
-        for i in reversed(range(self.depth + 1)):  # block 0 is `enter`, which contracts nothing
-            inner = change @ self.weights[f"contract.{i - 1}.weight"] if i else change
-            times_(inner, slopes[i])
-            total.addmm_(inner, self.entering[2 * i + 1])
-            total.addmm_(times_(inner.clone(), expanded[i]), self.entering[2 * i])
+        mlp = self.mlp
+        rows = rows.movedim(2, 0).to(mlp.enter.dtype)  # (R, B, Q, O): what a query has broadcasts
+        change = rows @ mlp.leave_weight  # (R, B, Q, W)
+        shape, flat = change.shape, change.flatten(0, 2)
+        inner = torch.empty_like(change)
+        both = change.new_empty(*shape[:-1], 2, shape[-1])  # by shift, and by scale
+        total = change.new_zeros(len(flat), self.entering.shape[-1])
+        for i in reversed(range(mlp.depth + 1)):  # block 0 is `enter`, which contracts nothing
             if i:
-                change.addmm_(times_(inner, scale[i]), self.weights[f"expand.{i - 1}.weight"])
-        return total.view(*shape, -1).movedim(0, 2)  # (R, B, Q, L) -> (B, Q, R, L)
-
-    def _linear(self, name: str, x: Tensor) -> Tensor:
-        return F.linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
-
-
-def _gelu_slope(x: Tensor) -> Tensor:
-    # the derivative alone is not in the public interface; written out it takes ten times as long
-    return torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+                torch.mm(flat, mlp.contract[i - 1], out=inner.view_as(flat))
+            else:
+                inner = change
+            by_shift = torch.mul(inner, slopes[i], out=both[..., 0, :])
+            torch.mul(by_shift, expanded[i], out=both[..., 1, :])
+            total.addmm_(both.view(len(flat), -1), self.entering[i])  # (RBQ, 2W) (2W, L)
+            if i:
+                scaled = torch.mul(by_shift, scale[i], out=inner).view_as(flat)
+                flat.addmm_(scaled, mlp.expand[i - 1])
+        return total.view(*shape[:-1], -1).movedim(0, 2)  # (RBQ, L) -> (B, Q, R, L)
 
 
 class LinearisedByAutograd:

@@ -12,7 +12,9 @@ from torch import Tensor
 from nesf.fields import CrystalFields
 from nesf.geometry import plane_spacings, reduce_lattice
 
-_FIRST_BLOCK = 64  # query columns asked together before crystals with fewer points drop out
+# query columns asked together before crystals with fewer points drop out: so many at least, and
+# more of few crystals, where a call costs more than what it asks in vain
+_FIRST_BLOCK, _FIRST_QUERIES = 64, 1024
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def ask(
     column = column - (counts.cumsum(0) - counts)[crystal]
     width = int(counts.max()) if len(points) else 0
     answers: Tensor | None = None
-    begin, end = 0, _FIRST_BLOCK
+    begin, end = 0, max(_FIRST_BLOCK, _FIRST_QUERIES // max(1, len(fields)))
     while begin < width:
         rows = (counts > begin).nonzero().squeeze(-1)
         end = min(end, width, begin + max(1, max_queries // len(rows)))

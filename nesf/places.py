@@ -21,6 +21,11 @@ class Places:
     points: Float[Tensor, "b m 3"]
     count: Int[Tensor, " b"]
 
+    @property
+    def mask(self) -> Bool[Tensor, "b m"]:
+        """Which points are some."""
+        return torch.arange(self.points.shape[1], device=self.count.device) < self.count[:, None]
+
     def around(
         self, number: int, width: float, generator: torch.Generator, shared: bool = False
     ) -> Float[Tensor, "b q 3"]:

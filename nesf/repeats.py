@@ -96,15 +96,16 @@ def find_repeats(boxes: CrystalBatch, options: RepeatOptions | None = None) -> R
     reasons: list[str | None] = []
     for i, side in enumerate(sides):
         box = boxes.select([i])
-        one = _find(box, side, options) if bool(is_box(box, side)) else None
-        if one is not None:
-            found.append(one)
-            index.append(i)
-            reasons.append(None)
-        elif bool(is_box(box, side)):
-            reasons.append(_no_repeat(int(box.num_atoms), side))
-        else:
+        if not bool(is_box(box, side)):
             reasons.append("it is no box: its cell is not a cube along the axes")
+            continue
+        one = _find(box, side, options)
+        if one is None:
+            reasons.append(_no_repeat(int(box.num_atoms), side))
+            continue
+        found.append(one)
+        index.append(i)
+        reasons.append(None)
     crystals = _together([crystal for crystal, _ in found], [boxes.ids[i] for i in index])
     return Repeats(
         crystals,

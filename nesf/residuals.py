@@ -52,12 +52,22 @@ class Quadratic:
     """A sum of squares near given latents, along L directions: |r + J u|^2 / 2.
 
     Attributes:
-        curvature: (B, L, L) J^T J.
-        slope: (B, L) J^T r.
+        jacobian: (B, R, L) J.
+        residual: (B, R) r.
     """
 
-    curvature: Float[Tensor, "b l l"]
-    slope: Float[Tensor, "b l"]
+    jacobian: Float[Tensor, "b r l"]
+    residual: Float[Tensor, "b r"]
+
+    @property
+    def curvature(self) -> Float[Tensor, "b l l"]:
+        """J^T J."""
+        return self.jacobian.mT @ self.jacobian
+
+    @property
+    def slope(self) -> Float[Tensor, "b l"]:
+        """J^T r."""
+        return (self.residual.unsqueeze(1) @ self.jacobian).squeeze(1)
 
 
 class Residuals:
@@ -101,10 +111,8 @@ class Residuals:
             self._species_rows(crystals, latent, species),
             self._head_rows(crystals, latent),
         )
-        jacobian = torch.cat([rows for rows, _ in parts], dim=1)  # (B, R, L)
-        residual = torch.cat([values for _, values in parts], dim=1)  # (B, R)
-        slope = (residual.unsqueeze(1) @ jacobian).squeeze(1)
-        return Quadratic(jacobian.mT @ jacobian, slope)
+        jacobian = torch.cat([rows for rows, _ in parts], dim=1)
+        return Quadratic(jacobian, torch.cat([values for _, values in parts], dim=1))
 
     def _position_rows(
         self,
@@ -145,17 +153,26 @@ class Residuals:
 
     def _head_rows(self, crystals: CrystalBatch, latent: Tensor) -> tuple[Tensor, Tensor]:
         model, weights = self.model, self.weights
+        rows = 6 + 2  # cell features, count, elements
         with torch.enable_grad():
-            own = latent.detach().requires_grad_(True)
+            # (B, L) -> (RB, L): a latent for each row to take its derivative by, in one pass
+            own = latent.detach().repeat(rows, 1).requires_grad_(True)
             heads = model.heads(own)
-            error = heads.cell - cell_features(crystals.lattice)
+            same = torch.arange(len(latent), device=latent.device).repeat(rows)
+            error = heads.cell - cell_features(crystals.lattice)[same]
             cell = error * (weights.cell / 6 / error.detach().abs().clamp_min(CELL_FLOOR)).sqrt()
-            count = crystals.num_atoms.clamp_max(model.max_atoms)
-            entropies = (
-                weights.count * F.cross_entropy(heads.count, count, reduction="none"),
-                weights.elements
-                * elements_entropy(heads.elements, crystals.species, crystals.mask),
+            count = crystals.num_atoms.clamp_max(model.max_atoms)[same]
+            elements = elements_entropy(heads.elements, crystals.species[same], crystals.mask[same])
+            entropies = torch.stack(
+                [
+                    weights.count * F.cross_entropy(heads.count, count, reduction="none"),
+                    weights.elements * elements,
+                ],
+                dim=-1,
             )
-            values = [*cell.unbind(-1), *((2 * e + ENTROPY_FLOOR).sqrt() for e in entropies)]
-            rows = [torch.autograd.grad(v.sum(), own, retain_graph=True)[0] for v in values]
-        return torch.stack(rows, dim=1) @ self.directions, torch.stack(values, dim=1).detach()
+            every = torch.cat([cell, (2 * entropies + ENTROPY_FLOOR).sqrt()], dim=-1)  # (RB, R)
+            value = every.unflatten(0, (rows, -1)).diagonal(dim1=0, dim2=2)  # (B, R)
+            (gradient,) = torch.autograd.grad(value.sum(), own)
+        # (RB, L) -> (B, R, L)
+        gradient = gradient.unflatten(0, (rows, -1)).transpose(0, 1)
+        return gradient @ self.directions, value.detach()

@@ -11,6 +11,7 @@ import torch
 from nesf import api
 from nesf.command_parts import changed_options, options_with
 from nesf.crystal import CrystalBatch
+from nesf.device import resolve_device
 from nesf.errors import InputError
 from nesf.exact import exact_fields
 from nesf.ranks import Ranks
@@ -109,7 +110,7 @@ def exact_way(run: Run, periodic: bool, changes: Mapping[str, Any], boxes: bool 
     Raises:
         InputError: there is no such device, or a change is out of its range.
     """
-    device = api.resolve_device(run.device)
+    device = resolve_device(run.device)
     options = options_with(ReconstructOptions(), changes)
     if boxes and options.walls:
         raise InputError("what boxes repeat has no walls; give either --boxes or --walls true")

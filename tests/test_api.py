@@ -10,9 +10,10 @@ from stand_in_model import StandIn
 from torch import nn
 
 import nesf
-from nesf.api import Model, resolve_device
+from nesf.api import Model
 from nesf.autoencoder import NeSF
 from nesf.checkpoint import save_model
+from nesf.device import resolve_device
 from nesf.errors import InputError
 from nesf.reconstruct import ReconstructOptions
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from crystals import random_crystals
@@ -202,6 +204,41 @@ def test_the_fields_of_a_trained_model_are_right_where_it_decodes() -> None:
     moved[0, 0] += 0.1
     fit = LatentFit(model.module, crystals.replace(frac_coords=moved), latent, RefineOptions())
     assert fit.fields_right().tolist() == [False]
+
+
+def test_fields_that_still_point_to_a_false_site_are_not_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = nesf.load("general")
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.2), ["Mg", "O"], [[0] * 3, [0.5] * 3])
+    crystals = standardised(CrystalBatch.from_structures([salt]))
+    latent = model.encode(crystals, refine=20)
+    exact = exact_fields(crystals, periodic=False, margin=model.module.margin)
+    # the last decoding had one site more, in the middle between two
+    extra = torch.tensor([[[0.25, 0.0, 0.0]]])
+    found = CrystalBatch(
+        torch.cat([crystals.frac_coords, extra], dim=1),
+        torch.cat([crystals.atomic_numbers, torch.full((1, 1), 8)], dim=1),
+        torch.cat([crystals.mask, torch.ones(1, 1, dtype=torch.bool)], dim=1),
+        crystals.lattice,
+        crystals.ids,
+    )
+    false = extra @ crystals.lattice
+
+    def resting(query: torch.Tensor) -> torch.Tensor:
+        return torch.where((query - false).norm(dim=-1, keepdim=True) < 0.3, false - query, 0.0)
+
+    for fields, right in (
+        (exact, True),
+        (replace(exact, position=lambda q: exact.position(q) + 0.3 * resting(q)), True),
+        (replace(exact, position=resting), False),
+    ):
+        fit = LatentFit(model.module, crystals, latent, RefineOptions())
+        monkeypatch.setattr(model.module, "fields_seen", lambda *_, fields=fields: fields)
+        assert fit.fields_right().tolist() == [True]  # at the atoms
+        fit.ask_where_wrong(torch.tensor([0]), found)
+        assert fit._places.count.tolist() == [1]
+        assert fit.fields_right().tolist() == [right]
 
 
 def test_asked_where_the_last_decoding_erred(model: NeSF, crystals: CrystalBatch) -> None:

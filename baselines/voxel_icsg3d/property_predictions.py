@@ -18,7 +18,6 @@ from jaxtyping import Float
 from baselines.voxel_icsg3d.property_baselines import composition_features
 from baselines.voxel_icsg3d.property_network import PropertyNetwork
 from baselines.voxel_icsg3d.property_scores import compare
-from nesf.api import resolve_device
 from nesf.checkpoint import load_model
 from nesf.command_parts import batches_of_rows, progress_bar
 from nesf.crystal import CrystalBatch
@@ -26,6 +25,7 @@ from nesf.data.columns import offsets_of
 from nesf.data.packed import PackedSet, load_or_pack
 from nesf.data.readers import iter_crystals
 from nesf.data.records import ReadOptions, Rejected, Row
+from nesf.device import resolve_device
 from nesf.errors import InputError
 from nesf.tally import Tally
 

@@ -54,7 +54,7 @@ def compare(
     from eval.compare.folder import PAGE, only_one_comparison, prepare, terms_of
     from eval.compare.kinds import check_plan
     from eval.compare.publish import Publisher
-    from nesf.api import resolve_device
+    from nesf.device import resolve_device
 
     target = resolve_device(plan.device)
     folder = Path(plan.output)

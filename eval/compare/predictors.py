@@ -15,6 +15,7 @@ from eval.compare.property_sets import PropertySets
 from nesf import api
 from nesf.checkpoint import find_model, load_model, read_model
 from nesf.data.packed import PackedSet
+from nesf.device import resolve_device
 
 Answers = tuple[Float[np.ndarray, " m"], list[str | None]]
 
@@ -82,7 +83,7 @@ def _network(job: dict[str, Any], target: str) -> Predictor:
     from baselines.voxel_icsg3d.property_predictions import predict_properties
     from nesf.errors import InputError
 
-    device = api.resolve_device(job["device"])
+    device = resolve_device(job["device"])
     network = load_model(job["model"], device, tuple(job["trusted_prefixes"]))
     if not isinstance(network, PropertyNetwork) or target not in network.properties:
         kind = type(network).__name__

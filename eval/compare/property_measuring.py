@@ -16,7 +16,7 @@ import torch
 from eval.compare.describe import describe_machine
 from eval.compare.predictors import predictor_of
 from eval.compare.property_sets import PropertySets
-from nesf.api import resolve_device
+from nesf.device import resolve_device
 from nesf.memory import PeakMemory
 
 COLUMNS = ("id", "true", "predicted", "reason")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nesf.decoders import ConcatMLP, ModulatedMLP, PositionField, SpeciesField
-from nesf.rounded import RoundedMLP, rounded
+from nesf.folded import FoldedMLP, rounded
 
 
 def scattered(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -20,17 +20,20 @@ def scattered(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 @pytest.mark.parametrize("depth", [1, 4])
-def test_folded_biases_change_nothing(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folded_biases_change_nothing(depth: int) -> None:
     """With all arithmetic in float32 there is nothing left but the order of the sums."""
-    monkeypatch.setattr("nesf.rounded.ROUNDED", torch.float32)
     mlp = scattered(ModulatedMLP(8, 5, [16] * depth, 7))
     draw = torch.Generator().manual_seed(1)
     latent = torch.randn(3, 8, generator=draw)
     features = torch.randn(3, 11, 5, generator=draw)
-    torch.testing.assert_close(RoundedMLP(mlp)(latent, features), mlp(latent, features))
+    torch.testing.assert_close(
+        FoldedMLP(mlp, torch.float32)(latent, features), mlp(latent, features)
+    )
     with torch.no_grad():  # in place
         given = features.clone()
-        torch.testing.assert_close(RoundedMLP(mlp)(latent, features), mlp(latent, features))
+        torch.testing.assert_close(
+            FoldedMLP(mlp, torch.float32)(latent, features), mlp(latent, features)
+        )
         assert torch.equal(features, given)
 
 
@@ -51,7 +54,7 @@ def test_near_the_decoder_itself(kind: type[nn.Module], conditioning: str) -> No
 def test_made_once_and_again_when_weights_change() -> None:
     decoder = scattered(PositionField(latent_dim=4, widths=[8]))
     twin = rounded(decoder)
-    assert isinstance(twin.mlp, RoundedMLP)
+    assert isinstance(twin.mlp, FoldedMLP)
     assert isinstance(decoder.mlp, ModulatedMLP)
     assert rounded(decoder) is twin
     with torch.no_grad():

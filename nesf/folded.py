@@ -1,4 +1,4 @@
-"""Field decoders as they are asked once their weights stay: rounded, folded, and in place.
+"""Modulated decoders as they are asked once their weights stay: rounded, folded, and in place.
 
 Reading a crystal asks its fields a thousand times with one set of weights, and what that costs is
 less the products than the passes over their results.
@@ -17,17 +17,28 @@ from torch.nn import functional as F
 from nesf.decoders import FieldDecoder, ModulatedMLP
 
 Decoder = TypeVar("Decoder", bound=FieldDecoder)
-ROUNDED = torch.bfloat16
 
 
-class RoundedMLP(nn.Module):
-    """A `ModulatedMLP` in bfloat16, for inference.
+class FoldedMLP(nn.Module):
+    """A `ModulatedMLP` for inference.
 
     The biases of the contracting layers, which only ever reach an expanding layer or the last one,
     are folded into the biases of these; and these, with the latent's scale, into its shift.
 
     Args:
         mlp: whose weights are taken as they are now.
+        dtype: of weights and products.
+
+    Attributes:
+        depth: blocks K after the entering one, width W.
+        modulation_weight: (2(K+1)W, L), for each block a scale and a shift.
+        modulation_bias: (2(K+1)W,).
+        enter: (W, F).
+        expand: (K, W, W).
+        contract: (K, W, W).
+        leave_weight: (O, W).
+        leave_bias: (O,).
+        biases: (K + 1, W) of what is scaled in each block, folded; float32 at least.
     """
 
     modulation_weight: Tensor
@@ -39,16 +50,17 @@ class RoundedMLP(nn.Module):
     leave_bias: Tensor
     biases: Tensor
 
-    def __init__(self, mlp: ModulatedMLP) -> None:
+    def __init__(self, mlp: ModulatedMLP, dtype: torch.dtype) -> None:
         super().__init__()
+        self.depth = len(mlp.expand)
+        exact = torch.promote_types(dtype, torch.float32)
         with torch.no_grad():
-            own = {name: weight.detach().float() for name, weight in mlp.named_parameters()}
-            depth = len(mlp.expand)
-            expand = torch.stack([own[f"expand.{i}.weight"] for i in range(depth)])  # (K, W, W)
-            contract = torch.stack([own[f"contract.{i}.weight"] for i in range(depth)])
+            own = {name: weight.detach().to(exact) for name, weight in mlp.named_parameters()}
+            expand = torch.stack([own[f"expand.{i}.weight"] for i in range(self.depth)])
+            contract = torch.stack([own[f"contract.{i}.weight"] for i in range(self.depth)])
             carried = torch.zeros_like(own["enter.bias"])  # what all blocks so far have added
             biases = [own["enter.bias"]]
-            for i in range(depth):
+            for i in range(self.depth):
                 biases.append(own[f"expand.{i}.bias"] + expand[i] @ carried)
                 carried = carried + own[f"contract.{i}.bias"]
             rounded_ones = {
@@ -61,17 +73,39 @@ class RoundedMLP(nn.Module):
                 "leave_bias": own["leave.bias"] + own["leave.weight"] @ carried,
             }
             for name, tensor in rounded_ones.items():
-                self.register_buffer(name, tensor.to(ROUNDED))
-            self.register_buffer("biases", torch.stack(biases))  # (K + 1, W)
+                self.register_buffer(name, tensor.to(dtype))
+            self.register_buffer("biases", torch.stack(biases))
 
     def forward(
         self, latent: Float[Tensor, "b l"], features: Float[Tensor, "b q f"]
     ) -> Float[Tensor, "b q o"]:
         """Latent (B, L) and query features (B, Q, F) to outputs (B, Q, O)."""
-        codes = F.linear(latent.to(ROUNDED), self.modulation_weight, self.modulation_bias)
-        scale, shift = self._folded(codes)
+        return self.conditioned(self.condition(latent), features)
+
+    def condition(self, latent: Float[Tensor, "b l"]) -> Float[Tensor, "b c"]:
+        """What multiplies each block's hidden units, and what is added then, in turn."""
+        codes = F.linear(latent.to(self.enter.dtype), self.modulation_weight, self.modulation_bias)
+        # (B, 2(K+1)W) -> (B, K + 1, 2, W)
+        parts = codes.to(self.biases.dtype).view(len(codes), len(self.biases), 2, -1)
+        scale = 1 + parts[:, :, 0]
+        shift = parts[:, :, 1] + scale * self.biases
+        return torch.stack([scale, shift], dim=2).to(codes.dtype).flatten(1)
+
+    def scales_and_shifts(
+        self, condition: Float[Tensor, "b c"]
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Those of each block, (B, 1, W) each."""
+        # (B, 2(K+1)W) -> 2(K+1) of (B, 1, W)
+        parts = condition.unsqueeze(1).chunk(2 * len(self.biases), dim=-1)
+        return parts[::2], parts[1::2]
+
+    def conditioned(
+        self, condition: Float[Tensor, "b c"], features: Float[Tensor, "b q f"]
+    ) -> Float[Tensor, "b q o"]:
+        """`forward` from what `condition` says of the latent."""
+        scale, shift = self.scales_and_shifts(condition)
         shape = (*features.shape[:-1], -1)
-        hidden = features.flatten(0, 1).to(ROUNDED) @ self.enter.mT  # (BQ, W)
+        hidden = features.flatten(0, 1).to(self.enter.dtype) @ self.enter.mT  # (BQ, W)
         hidden = _modulated_gelu(hidden.view(shape), scale[0], shift[0]).flatten(0, 1)
         for i, (expand, contract) in enumerate(zip(self.expand, self.contract, strict=True), 1):
             inner = hidden @ expand.mT
@@ -79,14 +113,6 @@ class RoundedMLP(nn.Module):
             out = None if torch.is_grad_enabled() else hidden
             hidden = torch.addmm(hidden, inner, contract.mT, out=out)
         return F.linear(hidden, self.leave_weight, self.leave_bias).view(shape)
-
-    def _folded(self, codes: Float[Tensor, "b c"]) -> tuple[list[Tensor], list[Tensor]]:
-        """What multiplies each block's hidden units, and what is added then: (B, 1, W) each."""
-        # (B, 2(K+1)W) -> (K + 1, B, 1, 2, W)
-        parts = codes.float().view(len(codes), 1, len(self.biases), 2, -1).movedim(2, 0)
-        scale = 1 + parts[..., 0, :]
-        shift = parts[..., 1, :] + scale * self.biases[:, None, None]
-        return list(scale.to(ROUNDED)), list(shift.to(ROUNDED))
 
 
 def _modulated_gelu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -106,9 +132,9 @@ def rounded(decoder: Decoder) -> Decoder:
     if decoder.twin is None or decoder.twin[0] != state:
         mlp = decoder.mlp
         if isinstance(mlp, ModulatedMLP):
-            own: nn.Module = RoundedMLP(mlp)
+            own: nn.Module = FoldedMLP(mlp, torch.bfloat16)
         else:
-            own = copy.deepcopy(mlp).to(ROUNDED)
+            own = copy.deepcopy(mlp).to(torch.bfloat16)
         other = copy.copy(decoder)
         other._modules = {**decoder._modules, "mlp": own}
         decoder.twin = (state, other)
