@@ -87,7 +87,7 @@ class Step:
     def targets(self, crystals: CrystalBatch, generator: torch.Generator, laps: Any) -> None:
         """Queries and their exact answers, which `loss` makes once more for itself."""
         laps.start()
-        asked = self.task.queries(crystals, generator)
+        asked = self.task.queries(crystals, generator, self.task.model.margin)
         laps.lap("queries")
         for block in (*asked.position, *asked.species):
             cell = crystals.lattice[block.crystal]

@@ -95,7 +95,8 @@ class LatentFit:
         """What this step asks: the usual, and around the places that were read wrongly."""
         options = self.options
         few = self.step < options.first_steps
-        asked = (options.queries if few else options.more_queries)(self.crystals, generator)
+        queries = options.queries if few else options.more_queries
+        asked = queries(self.crystals, generator, self.model.margin)
         (block,) = asked.position
         wrong = self._places.around(options.wrong, options.wrong_width, generator, shared=True)
         block = QueryBlock(block.crystal, torch.cat([block.query, wrong], dim=1))

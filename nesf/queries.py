@@ -68,8 +68,16 @@ class TrainingQueries:
 class QuerySampler(Protocol):
     """Draws the queries of a training step."""
 
-    def __call__(self, crystals: CrystalBatch, generator: torch.Generator) -> TrainingQueries:
-        """Queries for a batch, drawn from `generator` alone."""
+    def __call__(
+        self, crystals: CrystalBatch, generator: torch.Generator, margin: float
+    ) -> TrainingQueries:
+        """Queries for a batch.
+
+        Args:
+            crystals: B crystals.
+            generator: draws them, and nothing else does.
+            margin: atoms and queries are in [-margin, 1 - margin) of the cell, as the model's.
+        """
 
 
 def field_target(
@@ -136,7 +144,6 @@ class CellQueries:
         near_width: largest standard deviation around an atom, Å.
         species: species queries around atoms, each crystal.
         species_width: largest standard deviation of the species queries, Å.
-        margin: of the in-cell atoms, see `wrap_frac`; the same as the model's.
         shared: all crystals of a batch share one draw, so that what one is asked does not depend
             on the others.
         far: position queries uniform over the cell enlarged by one cell on every side, each
@@ -148,7 +155,6 @@ class CellQueries:
     near_width: float = 0.6
     species: int = 32
     species_width: float = 0.3
-    margin: float = 0.02
     shared: bool = False
     far: int = 0
 
@@ -160,16 +166,17 @@ class CellQueries:
             raise ValueError("uniform and near are both 0: no query for the position field")
         if self.species < 1:
             raise ValueError(f"species must be at least 1, not {self.species}")
-        if not 0 <= self.margin < 1:
-            raise ValueError(f"margin must be in [0, 1), not {self.margin}")
 
-    def __call__(self, crystals: CrystalBatch, generator: torch.Generator) -> TrainingQueries:
-        """Queries for a batch: one block of each kind, a row a crystal."""
+    def __call__(
+        self, crystals: CrystalBatch, generator: torch.Generator, margin: float
+    ) -> TrainingQueries:
+        """Queries for a batch: one block of each kind, a row a crystal (see `QuerySampler`)."""
         rows = torch.arange(len(crystals), device=crystals.device)
         draws = 1 if self.shared else len(crystals)
-        spread = uniform_in_cell(crystals.lattice, self.uniform, generator, self.margin, draws)
-        near = self._around_atoms(crystals, self.near, self.near_width, generator)
-        species = self._around_atoms(crystals, self.species, self.species_width, generator)
+        spread = uniform_in_cell(crystals.lattice, self.uniform, generator, margin, draws)
+        atoms = Places(in_cell_coords(crystals, margin), crystals.num_atoms)
+        near = atoms.around(self.near, self.near_width, generator, self.shared)
+        species = atoms.around(self.species, self.species_width, generator, self.shared)
         asked = [spread, near]
         if self.far:
             asked.append(_uniform_around(crystals.lattice, self.far, generator, draws))
@@ -177,12 +184,6 @@ class CellQueries:
             position=(QueryBlock(rows, torch.cat(asked, dim=1)),),
             species=(QueryBlock(rows, species),),
         )
-
-    def _around_atoms(
-        self, crystals: CrystalBatch, count: int, width: float, generator: torch.Generator
-    ) -> Tensor:
-        atoms = Places(in_cell_coords(crystals, self.margin), crystals.num_atoms)
-        return atoms.around(count, width, generator, self.shared)
 
 
 @dataclass(frozen=True)
@@ -231,10 +232,15 @@ class PublishedQueries:
         if not all(low <= high for low, high in zip(*self.box, strict=True)):
             raise ValueError(f"box needs its lower corner first, not {self.box}")
 
-    def __call__(self, crystals: CrystalBatch, generator: torch.Generator) -> TrainingQueries:
-        """Queries for a batch: one block for positions, one for species, of several rows each."""
+    def __call__(
+        self, crystals: CrystalBatch, generator: torch.Generator, margin: float
+    ) -> TrainingQueries:
+        """Queries for a batch: one block for positions, one for species, of several rows each.
+
+        See `QuerySampler`; the box's grid knows no margin.
+        """
         like = crystals.lattice
-        atoms = in_cell_coords(crystals, 0.0)[crystals.mask]  # (T, 3)
+        atoms = in_cell_coords(crystals, margin)[crystals.mask]  # (T, 3)
         owner = crystals.mask.nonzero()[:, 0]  # (T,)
         rows = torch.arange(len(crystals), device=crystals.device)
         grid = self._box_grid(like)

@@ -144,8 +144,8 @@ class FieldTraining(ScoredModule):
             end; 0 never.
         reconstruct_count: validation crystals to reconstruct, over all ranks about so many.
         boxes: cut a box from each crystal, at random in training and always the same in
-            validation; crystals that are boxes already are taken as they are. Needs a model and
-            queries with margin 0 and a model without periodic fields.
+            validation; crystals that are boxes already are taken as they are. Needs a model with
+            margin 0 and without periodic fields.
     """
 
     def __init__(
@@ -166,10 +166,9 @@ class FieldTraining(ScoredModule):
             raise ValueError(
                 "losses.kl must be above 0 for a model with variational: true, and 0 for any other"
             )
-        if boxes is not None and (model.periodic or model.margin or _margin(queries)):
+        if boxes is not None and (model.periodic or model.margin):
             raise ValueError(
-                "boxes need periodic: false and margin: 0 in the model, and margin: 0 in the "
-                "queries: their faces are walls"
+                "boxes need periodic: false and margin: 0 in the model: their faces are walls"
             )
         if boxes is not None and model.box is not None and model.box != boxes.side:
             raise ValueError(f"boxes.side is {boxes.side} Å, and the model's box {model.box} Å")
@@ -203,9 +202,9 @@ class FieldTraining(ScoredModule):
         """The unweighted parts of the loss: see `nesf.objective.loss_parts`, and `kl`."""
         if not self.model.variational:
             crystals, latent, _ = self.model.seen(crystals, self.model.encode(crystals))
-            asked = self.queries(crystals, generator)
+            asked = self.queries(crystals, generator, self.model.margin)
             return loss_parts(self.model, crystals, latent, asked, self.losses)
-        asked = self.queries(crystals, generator)
+        asked = self.queries(crystals, generator, self.model.margin)
         posterior = self.model.posterior(crystals)
         # validation is of the latents that `encode` gives
         latent = posterior.sample(generator) if self.training else posterior.mean
@@ -240,7 +239,3 @@ class FieldTraining(ScoredModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Tell the checkpoint which model its weights belong to."""
         checkpoint["nesf"] = model_entry("nesf.autoencoder.NeSF", self.model.init_args)
-
-
-def _margin(queries: CellQueries | PublishedQueries) -> float:
-    return queries.margin if isinstance(queries, CellQueries) else 0.0

@@ -247,7 +247,7 @@ def assert_same_within(found: tuple[np.ndarray, np.ndarray], wanted: tuple[np.nd
 def training(**changes: object) -> FieldTraining:
     shape = {"latent_dim": 8, "encoder_width": 16, "position_widths": [8], "species_widths": [8]}
     model = NeSF(**{"margin": 0.0, **shape, **changes})
-    queries = CellQueries(uniform=4, near=4, species=4, margin=0.0)
+    queries = CellQueries(uniform=4, near=4, species=4)
     return FieldTraining(model, queries, boxes=BoxOptions(side=6.0))
 
 
@@ -317,7 +317,7 @@ def test_framed_fields_learn_boxes_by_heart():
     chloride = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [corner, middle])
     crystals = CrystalBatch.from_structures([perovskite, chloride])
     model = framed(latent_dim=48, position_widths=[32] * 3).train()
-    queries = CellQueries(uniform=32, near=32, species=48, margin=0.0, far=4)
+    queries = CellQueries(uniform=32, near=32, species=48, far=4)
     module = FieldTraining(model, queries, boxes=BoxOptions(mode="unit"))
     optimizer = OptimizerOptions(lr=4e-3).build(model)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 240)
@@ -361,17 +361,19 @@ def test_frames_need_boxes_with_walls(wrong):
 
 def test_far_queries_reach_a_cell_beyond_the_cell():
     crystals = random_crystals(0, 3, 4, torch.float32)
-    queries = CellQueries(uniform=0, near=1, near_width=0.0, species=1, margin=0.0, far=4000)
-    asked = queries(crystals, torch.Generator().manual_seed(0)).position[0].query[:, 1:]
+    queries = CellQueries(uniform=0, near=1, near_width=0.0, species=1, far=4000)
+    asked = queries(crystals, torch.Generator().manual_seed(0), 0.0).position[0].query[:, 1:]
     frac = cart_to_frac(asked, crystals.lattice)
     assert float(frac.min()) == pytest.approx(-1, abs=0.02)
     assert float(frac.max()) == pytest.approx(2, abs=0.02)
     inside = ((frac >= 0) & (frac < 1)).all(-1)
     assert float(inside.float().mean()) == pytest.approx(1 / 27, abs=0.01)
     # none are drawn where none are wanted: the other queries are what they were
-    plain = CellQueries(uniform=3, near=3, species=3)(crystals, torch.Generator().manual_seed(0))
+    plain = CellQueries(uniform=3, near=3, species=3)(
+        crystals, torch.Generator().manual_seed(0), 0.0
+    )
     more = CellQueries(uniform=3, near=3, species=3, far=2)(
-        crystals, torch.Generator().manual_seed(0)
+        crystals, torch.Generator().manual_seed(0), 0.0
     )
     assert torch.equal(plain.position[0].query, more.position[0].query[:, :6])
     assert torch.equal(plain.species[0].query, more.species[0].query)

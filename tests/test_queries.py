@@ -21,6 +21,8 @@ from nesf.queries import (
     uniform_in_cell,
 )
 
+MARGIN = 0.02
+
 
 def crystals(seed: int = 0, count: int = 5) -> CrystalBatch:
     return random_crystals(seed, count, dtype=torch.float32)
@@ -55,7 +57,7 @@ def answers_by_loops(
 @pytest.mark.parametrize("sampler", [CellQueries(20, 20, species=9), PublishedQueries()])
 def test_targets_against_brute_force(periodic, sampler):
     batch = crystals()
-    asked = sampler(batch, seeded())
+    asked = sampler(batch, seeded(), MARGIN)
     for block in (*asked.position, *asked.species):
         some = QueryBlock(block.crystal[::7], block.query[::7])
         images = NearestImage.of(batch.lattice[some.crystal]) if periodic else None
@@ -72,11 +74,11 @@ def test_targets_against_brute_force(periodic, sampler):
 @pytest.mark.parametrize("periodic", [False, True])
 def test_targets_are_not_rounded_under_autocast(periodic):
     batch = crystals()
-    block = CellQueries()(batch, seeded()).position[0]
+    block = CellQueries()(batch, seeded(), MARGIN).position[0]
     images = NearestImage.of(batch.lattice[block.crystal]) if periodic else None
     exact = field_target(block, batch, 0.02, images)
     with torch.autocast("cpu", torch.bfloat16):
-        again = CellQueries()(batch, seeded()).position[0]
+        again = CellQueries()(batch, seeded(), MARGIN).position[0]
         images = NearestImage.of(batch.lattice[block.crystal]) if periodic else None
         rounded = field_target(again, batch, 0.02, images)
     assert torch.equal(again.query, block.query)
@@ -105,7 +107,7 @@ def test_near_points_spread_as_asked():
         5 * torch.eye(3).unsqueeze(0),
         ["one"],
     )
-    asked = CellQueries(uniform=0, near=20000, near_width=0.6, species=5000)(one, seeded())
+    asked = CellQueries(uniform=0, near=20000, near_width=0.6, species=5000)(one, seeded(), MARGIN)
     away = (asked.position[0].query - 2.5).numpy()[0]
     # width uniform in [0, w]: the mean square along an axis is w²/3
     np.testing.assert_allclose(np.sqrt((away**2).mean(0)), 0.6 / math.sqrt(3), rtol=0.03)
@@ -118,7 +120,7 @@ def test_near_points_spread_as_asked():
 
 def test_near_points_choose_atoms_evenly_and_only_real_ones():
     batch = crystals()
-    asked = CellQueries(uniform=0, near=6000, near_width=1e-4)(batch, seeded())
+    asked = CellQueries(uniform=0, near=6000, near_width=1e-4)(batch, seeded(), MARGIN)
     atoms = in_cell_coords(batch, 0.02)
     distance = torch.cdist(asked.position[0].query, atoms)  # (B, Q, N)
     nearest, index = distance.min(-1)
@@ -131,7 +133,7 @@ def test_near_points_choose_atoms_evenly_and_only_real_ones():
 
 def test_cell_queries_shapes_and_rows():
     batch = crystals()
-    asked = CellQueries(uniform=7, near=5, species=3)(batch, seeded())
+    asked = CellQueries(uniform=7, near=5, species=3)(batch, seeded(), MARGIN)
     assert [tuple(block.query.shape) for block in asked.position] == [(5, 12, 3)]
     assert [tuple(block.query.shape) for block in asked.species] == [(5, 3, 3)]
     for block in (*asked.position, *asked.species):
@@ -142,7 +144,7 @@ def test_published_numbers_of_queries():
     batch = crystals()
     sampler = PublishedQueries(box=((0.0, 0.0, 0.0), (6.0, 6.0, 6.0)))
     (position,), (species,) = (
-        getattr(sampler(batch, seeded()), n) for n in ("position", "species")
+        getattr(sampler(batch, seeded(), MARGIN), n) for n in ("position", "species")
     )
     per_crystal = torch.bincount(position.crystal, minlength=5) * position.query.shape[1]
     # the box of 6 Å and 1 Å around it, from -1 to 6 in steps of 1
@@ -156,8 +158,8 @@ def test_published_queries_lie_where_they_should():
     still = PublishedQueries(
         box=((0.0, 0.0, 0.0), (2.0, 3.0, 4.0)), grid_jitter=0.0, near_jitter=0.0, species_jitter=0.0
     )
-    asked = still(batch, seeded())
-    atoms = in_cell_coords(batch, 0.0)
+    asked = still(batch, seeded(), MARGIN)
+    atoms = in_cell_coords(batch, MARGIN)
     box = np.stack(np.meshgrid(*[np.arange(-1, n) for n in (3, 4, 5)], indexing="ij"), -1)
     cube = {
         name: np.stack(np.meshgrid(*[steps] * 3, indexing="ij"), -1).reshape(-1, 3)
@@ -185,7 +187,7 @@ def test_published_jitter_is_gaussian():
     still = dict.fromkeys(("grid_jitter", "near_jitter", "species_jitter"), 0.0)
     moved, fixed = PublishedQueries(), PublishedQueries(**still)
     for part in ("position", "species"):
-        (a,), (b,) = (getattr(sampler(batch, seeded()), part) for sampler in (moved, fixed))
+        (a,), (b,) = (getattr(sampler(batch, seeded(), MARGIN), part) for sampler in (moved, fixed))
         noise = (a.query - b.query).numpy()
         if part == "species":
             assert stats.kstest(noise.ravel() / 0.05, "norm").pvalue > 1e-3
@@ -201,10 +203,10 @@ def test_draws_depend_on_the_generator_alone(sampler):
     batch = crystals()
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = sampler(batch, seeded(3))
+    first = sampler(batch, seeded(3), MARGIN)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    second, third = sampler(batch, seeded(3)), sampler(batch, seeded(4))
+    second, third = sampler(batch, seeded(3), MARGIN), sampler(batch, seeded(4), MARGIN)
     assert torch.equal(first.position[0].query, second.position[0].query)
     assert torch.equal(first.species[0].query, second.species[0].query)
     assert not torch.equal(first.position[0].query, third.position[0].query)
@@ -224,7 +226,6 @@ def test_bounding_box():
         (CellQueries, "near_width", math.nan),
         (CellQueries, "species", 0),
         (CellQueries, "species_width", -1.0),
-        (CellQueries, "margin", 1.0),
         (PublishedQueries, "grid_spacing", 0.0),
         (PublishedQueries, "near_spacing", -1.0),
         (PublishedQueries, "species_side", 0),

@@ -44,7 +44,7 @@ def crystals() -> CrystalBatch:
 
 def loss(model: NeSF, crystals: CrystalBatch, latent: torch.Tensor) -> float:
     queries = CellQueries(uniform=256, near=256, species=128)
-    asked = queries(crystals, generator_for(7, "other queries"))
+    asked = queries(crystals, generator_for(7, "other queries"), model.margin)
     parts = loss_parts(model, crystals, latent, asked, LossOptions())
     return float(total_loss(parts, LossOptions()))
 
@@ -241,6 +241,21 @@ def test_fields_that_still_point_to_a_false_site_are_not_right(
         assert fit.fields_right().tolist() == [right]
 
 
+@pytest.mark.parametrize("margin", [0.0, 0.1])
+def test_asked_where_the_model_has_the_atoms(margin: float) -> None:
+    """An atom just below a face is far from its image on the other side."""
+    torch.manual_seed(0)
+    widths = {"position_widths": [8], "species_widths": [8], "encoder_width": 8}
+    model = NeSF(latent_dim=8, margin=margin, **widths).eval().requires_grad_(False)
+    alone = Structure(Lattice.cubic(10.0), ["O"], [[0.95, 0.5, 0.5]])
+    crystals = standardised(CrystalBatch.from_structures([alone]))
+    asked = LatentFit(model, crystals, model.encode(crystals), QUICK)._asked(generator_for(0, "x"))
+    atom = torch.tensor([9.5 - 10.0 * (margin > 0.05), 5.0, 5.0])
+    for block, near in ((asked.species[0], 1.0), (asked.position[0], 0.5)):
+        away = (block.query[0] - atom).norm(dim=-1)
+        assert float((away < 2.5).float().mean()) >= near
+
+
 def test_asked_where_the_last_decoding_erred(model: NeSF, crystals: CrystalBatch) -> None:
     fit = LatentFit(model, crystals, model.encode(crystals), QUICK)
     asked = []
@@ -375,9 +390,9 @@ def test_fewer_steps_than_none() -> None:
 def test_shared_queries_do_not_depend_on_the_batch(seed: int) -> None:
     crystals = random_crystals(seed, 4, 5)
     queries = CellQueries(uniform=5, near=6, species=7, shared=True)
-    together = queries(crystals, generator_for(seed))
+    together = queries(crystals, generator_for(seed), 0.02)
     for i in range(len(crystals)):
-        alone = queries(crystals.select([i]), generator_for(seed))
+        alone = queries(crystals.select([i]), generator_for(seed), 0.02)
         for kind in ("position", "species"):
             (one,), (all_,) = getattr(alone, kind), getattr(together, kind)
             torch.testing.assert_close(one.query[0], all_.query[i])

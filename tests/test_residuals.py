@@ -35,7 +35,7 @@ def small(**arguments) -> NeSF:
 def given(model: NeSF) -> tuple[CrystalBatch, Tensor, TrainingQueries]:
     crystals = standardised(random_crystals(1, 4, 4, torch.float32))
     latent = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
-    return crystals, latent, QUERIES(crystals, generator_for(0, "asked"))
+    return crystals, latent, QUERIES(crystals, generator_for(0, "asked"), model.margin)
 
 
 def near(model: NeSF, weights: Weights, turn: Tensor) -> Quadratic:

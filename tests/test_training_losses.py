@@ -52,7 +52,7 @@ def parts_of(module: FieldTraining) -> dict[str, float]:
 def answers(module: FieldTraining) -> dict[str, np.ndarray]:
     """What the network and the exact fields say at the queries of `loss_parts`."""
     batch = crystals()
-    asked = module.queries(batch, seeded())
+    asked = module.queries(batch, seeded(), module.model.margin)
     exact = exact_fields(batch, module.model.periodic, margin=module.model.margin)
     with torch.no_grad():
         latent = module.model.encode(batch)
@@ -115,7 +115,7 @@ def test_published_queries_weigh_every_query_alike():
     queries = PublishedQueries(box=((0.0, 0.0, 0.0), (2.0, 2.0, 2.0)), species_side=2)
     module = training(LossOptions(position_kind="squared"), queries)
     batch = crystals()
-    block = queries(batch, seeded()).position[0]
+    block = queries(batch, seeded(), module.model.margin).position[0]
     exact = exact_fields(batch, periodic=False, margin=0.02)
     squares: list[np.ndarray] = []
     with torch.no_grad():

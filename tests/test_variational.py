@@ -121,7 +121,7 @@ def test_training_draws_and_validation_does_not():
     batch = crystals()
     module.train()
     generator = seeded()
-    asked = module.queries(batch, generator)
+    asked = module.queries(batch, generator, module.model.margin)
     latent = module.model.posterior(batch).sample(generator)
     drawn = loss_parts(module.model, batch, latent, asked, module.losses)
     assert module.loss_parts(batch, seeded())["position"] == drawn["position"]
