@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from nesf.atomic import atomic_write
+from nesf.callbacks import LastCheckpoint
 from nesf.checkpoint import read_model, sidecar_path
 from nesf.checkpoint_io import AtomicCheckpointIO
 from nesf.errors import CheckpointError, InputError
@@ -30,6 +31,7 @@ from nesf.fit_parser import HELP, FitParser, reason_of
 from nesf.precision import has_fast_bfloat16
 from nesf.progress_lines import ProgressLines
 from nesf.run_folder import BEST, CONFIG, CURVE, LAST, MODEL, TENSORBOARD, TRAINING
+from nesf.stop_together import StopTogether
 
 TERMINATED = 128 + signal.SIGTERM
 
@@ -123,6 +125,8 @@ class FitCLI(LightningCLI):
         if trainer.enable_progress_bar is not False and not has_bar:
             tty = sys.stdout.isatty()
             callbacks.append(TQDMProgressBar(refresh_rate=10) if tty else ProgressLines())
+        if any(isinstance(callback, LastCheckpoint) for callback in callbacks):
+            callbacks.append(StopTogether())
         return super().instantiate_trainer(
             callbacks=callbacks,
             logger=TensorBoardLogger(trainer.default_root_dir, name=TENSORBOARD, version=""),

@@ -1,9 +1,8 @@
-"""A callback that kills one rank of several."""
+"""A callback that sends a signal to one rank of several."""
 
 from __future__ import annotations
 
 import os
-import signal
 from typing import Any
 
 import lightning
@@ -11,16 +10,17 @@ from lightning.pytorch.callbacks import Callback
 
 
 class StrikeRank(Callback):
-    """Kills the process of one rank before a step, as a machine that goes down would.
+    """Sends a signal to the process of one rank before a step.
 
     Args:
         rank: whose.
         step: steps done by then.
+        number: of the signal; by default SIGKILL, as if its machine had gone down.
     """
 
-    def __init__(self, rank: int, step: int) -> None:
-        self.rank, self.step = rank, step
+    def __init__(self, rank: int, step: int, number: int = 9) -> None:
+        self.rank, self.step, self.number = rank, step, number
 
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         if trainer.global_step == self.step and trainer.global_rank == self.rank:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.number)
