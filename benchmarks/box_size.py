@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -35,6 +34,7 @@ import measure
 import torch
 import yaml
 from cell_size import costly, exponents
+from growth_plot import LEGEND, MEASURED, draw_growth, recorded
 
 from baselines.voxel_icsg3d.box_grid import box_density, box_labels
 from baselines.voxel_icsg3d.hoffmann import VoxelHoffmann
@@ -165,29 +165,18 @@ def measured(point: dict[str, Any]) -> dict[str, Any]:
 
 
 def plot(curves: dict[str, dict[str, Any]], path: Path) -> None:
-    """Time and memory against atoms, log-log; a dotted line is linear."""
+    """Time and memory against atoms, log-log, with the fitted power laws."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-    shown = (
-        ("seconds", "time of a box, s", "time"),
-        ("taken_memory_bytes", "memory taken, bytes", "memory"),
-    )
-    for ax, (key, label, kind) in zip(axes, shown, strict=True):
-        for name, curve in curves.items():
-            slope = curve["exponents"][kind]
-            x = [one["atoms"] for one in curve["points"]]
-            y = [one[key] or math.nan for one in curve["points"]]
-            (line,) = ax.loglog(x, y, "o-", label=name if slope is None else f"{name}: {slope:.2f}")
-            linear = [y[-1] * value / x[-1] for value in x]
-            ax.loglog(x, linear, ":", color=line.get_color(), linewidth=0.8)
-        ax.set_xlabel("atoms in the box")
-        ax.set_ylabel(label)
-        ax.legend(title="exponent (dotted: 1)", fontsize=8)
-    figure.savefig(path)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 5), layout="constrained")
+    for ax, measured in zip(axes, MEASURED, strict=True):
+        draw_growth(ax, curves, "atoms", measured)
+        ax.set_xlabel("N, atoms in the box")
+    figure.suptitle(f"A box there and back; {LEGEND}", fontsize=10)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
 
 
@@ -230,7 +219,11 @@ def main() -> None:
     parser.add_argument("--boxes", type=int, default=32, help="of the set, in a range of counts")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--plot", type=Path, help="an SVG or PNG file to draw")
+    parser.add_argument("--recorded", type=Path, help="JSON to plot instead of measuring")
     arguments = parser.parse_args()
+    if arguments.recorded and arguments.plot:
+        plot(recorded(arguments.recorded), arguments.plot)
+        return
     if bool(arguments.set) != bool(arguments.models):
         parser.error("a set needs models, and models a set")
     common = {name: getattr(arguments, name) for name in ("threads", "device", "repeats")}

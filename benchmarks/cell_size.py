@@ -23,6 +23,7 @@ from typing import Any
 
 import measure
 import torch
+from growth_plot import LEGEND, MEASURED, draw_growth, recorded
 from torch import Tensor
 
 from nesf.checkpoint import load_model
@@ -140,32 +141,21 @@ def exponents(points: list[dict[str, Any]], axis: str) -> dict[str, Any]:
 
 
 def plot(curves: dict[str, dict[str, Any]], path: Path) -> None:
-    """Time and memory against atoms and batch, log-log, with a linear slope beside them."""
+    """Time and memory against atoms and batch, log-log, with the fitted power laws."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(9, 7), layout="constrained")
-    shown = (
-        ("seconds", "time, s", "time"),
-        ("taken_memory_bytes", "memory taken, bytes", "memory"),
-    )
-    for column, axis in enumerate(("atoms", "batch")):
-        for row, (key, label, kind) in enumerate(shown):
-            ax = axes[row][column]
-            for curve in (one for one in curves.values() if one["axis"] == axis):
-                found = curve["exponents"][kind]
-                told = "" if found is None else f": {found:.2f}"
-                x = [one[axis] for one in curve["points"]]
-                y = [one[key] or math.nan for one in curve["points"]]
-                (line,) = ax.loglog(x, y, "o-", label=f"{curve['fields']}{told}")
-                linear = [y[-1] * value / x[-1] for value in x]
-                ax.loglog(x, linear, ":", color=line.get_color(), linewidth=0.8)
-            ax.set_xlabel("atoms in the cell" if axis == "atoms" else "crystals in the batch")
-            ax.set_ylabel(label)
-            ax.legend(title="exponent (dotted: 1)", fontsize=8)
-    figure.savefig(path)
+    figure, axes = plt.subplots(2, 2, figsize=(9, 8), layout="constrained")
+    labels = {"atoms": "N, atoms in the cell", "batch": "N, crystals in the batch"}
+    for column, (axis, label) in enumerate(labels.items()):
+        shown = {one["fields"]: one for one in curves.values() if one["axis"] == axis}
+        for row, measured in enumerate(MEASURED):
+            draw_growth(axes[row][column], shown, axis, measured)
+            axes[row][column].set_xlabel(label)
+    figure.suptitle(f"A reconstruction; {LEGEND}", fontsize=10)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
 
 
@@ -186,7 +176,11 @@ def main() -> None:
     parser.add_argument("--backend", choices=backends, default="auto", help="of exact fields")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--plot", type=Path, help="an SVG or PNG file to draw")
+    parser.add_argument("--recorded", type=Path, help="JSON to plot instead of measuring")
     arguments = parser.parse_args()
+    if arguments.recorded and arguments.plot:
+        plot(recorded(arguments.recorded), arguments.plot)
+        return
     curves = {}
     for fields in arguments.fields:
         by_atoms = [(atoms, 1) for atoms in arguments.atoms]

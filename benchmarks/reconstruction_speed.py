@@ -35,7 +35,7 @@ from nesf import api
 from nesf.crystal import CrystalBatch, standardised
 from nesf.data.packed import PackedSet, load_or_pack
 from nesf.fields import CrystalFields
-from nesf.memory import PeakMemory
+from nesf.memory import PeakMemory, keep_freed_memory
 from nesf.reconstruct import Reconstruction
 from nesf.scoring import quick_scores
 
@@ -117,7 +117,7 @@ def measured(point: dict[str, Any]) -> dict[str, Any]:
     two = crystals.select(list(range(min(2, len(crystals)))))
 
     def run(some: CrystalBatch) -> Reconstruction:
-        return model.reconstruct(some, refine=point["refine"])
+        return model.reconstruct(some, refine=point["refine"], setting="given")
 
     run(two)  # warms up
     memory = PeakMemory(model.device)
@@ -176,6 +176,7 @@ def main() -> None:
                 results[name] = point_of(arguments, packed, batch, refine)
                 measure.tell(name, results[name])
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as the commands do
     found = measure.setup(torch.device(arguments.device), model=arguments.model)
     measure.write(arguments.json, found, results)
 

@@ -28,7 +28,7 @@ from step_parts import CLIP, Shape, Step, flops, layer_shapes, parts_ms, task_of
 from nesf.data.module import CrystalData
 from nesf.data.packed import PackedSet, load_or_pack
 from nesf.fit import quiet_lightning
-from nesf.memory import peak_memory
+from nesf.memory import keep_freed_memory, peak_memory
 from nesf.precision import has_fast_bfloat16
 from nesf.random import generator_for
 
@@ -145,6 +145,7 @@ def main() -> None:
     parser.add_argument("--large", type=int, help="edge of the large product")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as the commands do
     device = torch.device(arguments.device)
     large = arguments.large or (8192 if device.type == "cuda" else 2048)
     names = ("latent_dim", "encoder_width", "position_widths", "species_widths")

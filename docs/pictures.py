@@ -1,13 +1,16 @@
 """The README's picture: exact and learned distance in one plane, and particles on their way.
 
-python docs/pictures.py --model runs/demo --crystals runs/demo/data/test.nesf
+python docs/pictures.py --model runs/demo --id proto-000431-d019-ZrIn3
 """
 
 import argparse
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from pymatgen.core import Element
 from torch import Tensor
 
 import nesf
@@ -16,9 +19,11 @@ from nesf.data.packed import PackedSet
 from nesf.exact import exact_fields
 from nesf.fields import CrystalFields
 from nesf.particles import grid_particles, move_particles
-from nesf.slices import cell_extent, slice_fields
+from nesf.slices import PlaneOfFields, cell_extent, slice_fields
 
 INK, SITE, PARTICLE = "#22303c", "#ffffff", "#d9480f"
+PAD = 0.35  # Å around the cell
+IN_PLANE = 0.1  # Å: atoms so near to the plane are drawn in it
 
 
 def paths(fields: CrystalFields, spacing: float, moves: int) -> Tensor:
@@ -29,18 +34,30 @@ def paths(fields: CrystalFields, spacing: float, moves: int) -> Tensor:
     return torch.stack(places)
 
 
-def draw_plane(axes: Axes, crystal: CrystalBatch, fields: CrystalFields, title: str) -> None:
-    """The distance to the nearest atom, with the true atoms of the plane on top."""
-    height = float(crystal.cart_coords[0, 0, 2])
-    plane = slice_fields(fields, height, cell_extent(crystal.lattice[0]), 160)
-    axes.imshow(plane.distance, origin="lower", extent=plane.extent, cmap="viridis", vmin=0)
-    near = (crystal.cart_coords[0, :, 2] - height).abs() < 0.1
-    atoms = crystal.cart_coords[0, near]
-    axes.scatter(atoms[:, 0], atoms[:, 1], s=46, c=SITE, edgecolors=INK, zorder=3)
-    axes.set_title(title, fontsize=10)
+def draw_plane(
+    axes: Axes, crystal: CrystalBatch, plane: PlaneOfFields, height: float, top: float
+) -> AxesImage:
+    """The distance to the nearest atom in the cell, with the true atoms of the plane on top."""
+    image = axes.imshow(
+        plane.known_distance,
+        origin="lower",
+        extent=plane.extent,
+        cmap="viridis",
+        vmin=0,
+        vmax=top,
+    )
+    near = (crystal.cart_coords[0, :, 2] - height).abs() < IN_PLANE
+    for (x, y, _), number in zip(
+        crystal.cart_coords[0, near].tolist(), crystal.atomic_numbers[0, near].tolist(), strict=True
+    ):
+        axes.scatter(x, y, s=46, c=SITE, edgecolors=INK, zorder=3)
+        symbol = Element.from_Z(number).symbol
+        place = {"xytext": (6, 5), "textcoords": "offset points"}
+        axes.annotate(symbol, (x, y), color=SITE, fontsize=9, **place)
+    return image
 
 
-def draw_particles(axes: Axes, crystal: CrystalBatch, fields: CrystalFields, moves: int) -> None:
+def draw_particles(axes: Axes, fields: CrystalFields, moves: int) -> None:
     """Paths of the particles, seen along z, and where they come to rest."""
     track = paths(fields, 0.9, moves)
     for i in range(track.shape[1]):
@@ -49,7 +66,46 @@ def draw_particles(axes: Axes, crystal: CrystalBatch, fields: CrystalFields, mov
     axes.scatter(
         rest.cart_coords[:, 0], rest.cart_coords[:, 1], s=10, c=PARTICLE, zorder=3, alpha=0.6
     )
-    axes.set_title("particles following it, seen along z", fontsize=10)
+
+
+def outline(crystal: CrystalBatch, height: float | None) -> Tensor:
+    """Where the plane z = `height` cuts the cell's edges, in order around; None for its base."""
+    lattice = crystal.lattice[0]
+    base = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]])
+    if height is not None:  # in the standard orientation the base lies in z = 0
+        base = base + torch.tensor([0.0, 0.0, height / float(lattice[2, 2])])
+    return (base @ lattice)[:, :2]
+
+
+def figure_of(crystal: CrystalBatch, learned: CrystalFields) -> Figure:
+    """The three panels."""
+    exact = exact_fields(crystal, learned.periodic, margin=learned.margin)
+    height, extent = float(crystal.cart_coords[0, 0, 2]), cell_extent(crystal.lattice[0])
+    planes = [slice_fields(fields, height, extent, 240) for fields in (exact, learned)]
+    top = float(np.nanmax(planes[0].known_distance))
+    figure = Figure(figsize=(11, 3.1), layout="constrained", dpi=160)
+    panels = figure.subplots(1, 3, sharex=True, sharey=True)
+    titles = ("exact fields", "from the latent vector", "particles following it, seen along z")
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title, fontsize=10)
+        axes.set(aspect="equal", xlabel="x, Å", facecolor="#f4f5f7")
+    for axes, plane in zip(panels[:2], planes, strict=True):
+        image = draw_plane(axes, crystal, plane, height, top)
+        (edge,) = axes.fill(*outline(crystal, height).T, fill=False, edgecolor=INK, lw=0.8)
+        image.set_clip_path(edge)
+    draw_particles(panels[2], learned, moves=6)
+    panels[0].set(xlim=(extent[0] - PAD, extent[1] + PAD), ylim=(extent[2] - PAD, extent[3] + PAD))
+    panels[2].plot(*outline(crystal, None).T, color=INK, lw=0.8)
+    panels[0].set_ylabel("y, Å")
+    bar = figure.colorbar(image, ax=list(panels[:2]), shrink=0.85, pad=0.01, extend="max")
+    bar.set_label("distance to the nearest atom, Å", fontsize=9)
+    formula = crystal.to_structures()[0].composition.reduced_formula
+    figure.suptitle(
+        f"{formula}: distance to the nearest atom of the cell in the plane z = {height:.2f} Å, "
+        "inside the cell",
+        fontsize=11,
+    )
+    return figure
 
 
 def main() -> None:
@@ -68,18 +124,7 @@ def main() -> None:
     module = nesf.load(given.model).module
     with torch.no_grad():
         learned = module.fields(module.encode(crystal), crystal.lattice)
-    exact = exact_fields(crystal, learned.periodic, margin=learned.margin)
-    figure = Figure(figsize=(10, 3.5), layout="constrained", dpi=160)
-    figure.get_layout_engine().set(h_pad=0.15)  # type: ignore[union-attr]
-    panels = figure.subplots(1, 3, sharex=True, sharey=True)
-    draw_plane(panels[0], crystal, exact, "distance to the nearest atom, exact")
-    draw_plane(panels[1], crystal, learned, "the same from the latent vector")
-    draw_particles(panels[2], crystal, learned, moves=6)
-    for axes in panels:
-        axes.set_aspect("equal")
-        axes.set_xlabel("x, Å")
-    panels[0].set_ylabel("y, Å")
-    figure.savefig(given.output, bbox_inches="tight")
+        figure_of(crystal, learned).savefig(given.output)
     print(f"{crystal.ids[0]}: {given.output}")
 
 

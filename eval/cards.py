@@ -15,7 +15,7 @@ from eval.cells import Cell, fault
 from eval.metrics import standard_cart_coords
 from eval.scores import MATCH_METRICS, METRICS
 from eval.strip import with_face_images
-from eval.table import format_value
+from eval.table import ENCODER_ALONE, LATENTS_REFINED, format_value
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -34,6 +34,8 @@ class CrystalPair:
         scores: its row of `eval.evaluate.evaluate`'s "rows".
         case: why it is shown: "worst", "median", "random", ...
         nearest: the nearest training crystal's id, and how far its fingerprint is.
+        encoder_alone: what the encoder's latent gives, where `reconstructed` is of a refined one.
+        encoder_scores: the row of that; empty where no latents were refined.
     """
 
     id: str
@@ -42,11 +44,24 @@ class CrystalPair:
     scores: Mapping[str, Any] = field(default_factory=dict)
     case: str = ""
     nearest: tuple[str, float] | None = None
+    encoder_alone: Structure | None = None
+    encoder_scores: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sides(self) -> dict[str, Structure | None]:
+        """The crystals from left to right, by what they are."""
+        if not self.encoder_scores:
+            return {"true": self.true, "reconstructed": self.reconstructed}
+        return {
+            "true": self.true,
+            ENCODER_ALONE: self.encoder_alone,
+            LATENTS_REFINED: self.reconstructed,
+        }
 
     @property
     def drawing(self) -> Drawing:
         """What the 3-D view draws of it."""
-        return Drawing(self.id, {"true": self.true, "reconstructed": self.reconstructed})
+        return Drawing(self.id, self.sides)
 
 
 @dataclass(frozen=True)
@@ -111,24 +126,31 @@ def pairs_section(pairs: Sequence[CrystalPair]) -> str:
     cards = "".join(_pair_card(pair) for pair in pairs)
     return (
         '<section><h2>Crystals</h2><p class="soft">True and reconstructed cells; drag to turn '
-        "both, scroll to zoom. Atoms on a face are drawn on the opposite face, too.</p>"
+        "them together, scroll to zoom. Atoms that reach through a face are drawn on the "
+        "opposite one, too.</p>"
         f'<div class="pairs">{cards}</div></section>'
     )
 
 
 def _pair_card(pair: CrystalPair) -> str:
     badge = f'<span class="badge {escape(pair.case)}">{escape(pair.case)}</span>' * bool(pair.case)
-    structures = [pair.true, pair.reconstructed]
+    notes = {}
+    if pair.encoder_scores:
+        told = {ENCODER_ALONE: pair.encoder_scores, LATENTS_REFINED: pair.scores}
+        notes = {side: facts_list(score_facts(row), "scores") for side, row in told.items()}
+    kind = " three" if len(pair.sides) > 2 else ""
+    legend = elements_legend(list(pair.sides.values()))
+    stages = "".join(stage(side, note=notes.get(side, "")) for side in pair.sides)
     return (
         f'<article class="pair"><header><h3>{escape(pair.id)}</h3>'
         f'<span class="formula">{escape(pair.true.composition.reduced_formula)}</span>{badge}'
-        f'</header><div class="stages">{stage("true")}{stage("reconstructed")}</div>'
-        f"{elements_legend(structures)}{facts_list(_pair_facts(pair), 'scores')}</article>"
+        f'</header><div class="stages{kind}">{stages}</div>'
+        f"{legend}{facts_list(_pair_facts(pair), 'scores')}</article>"
     )
 
 
 def _pair_facts(pair: CrystalPair) -> dict[str, str]:
-    facts = score_facts(pair.scores)
+    facts = {} if pair.encoder_scores else score_facts(pair.scores)
     if pair.nearest:
         id_, distance = pair.nearest
         facts["nearest training crystal"] = f"{id_}, {distance:.3f}"

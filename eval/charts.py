@@ -43,10 +43,10 @@ class FieldSlice:
     Attributes:
         name: the crystal's id.
         title: which plane, e.g. "z = 1.2 Å".
-        distance_exact: (H, W) distance to the nearest atom, Å.
-        distance_learned: (H, W) length of the learned offset, Å.
-        species_exact: (H, W) atomic number of the nearest atom.
-        species_learned: (H, W) atomic number that the learned field names.
+        distance_exact: (H, W) distance to the nearest atom, Å; NaN is not drawn.
+        distance_learned: (H, W) length of the learned offset, Å; likewise.
+        species_exact: (H, W) atomic number of the nearest atom; 0 is not drawn.
+        species_learned: (H, W) atomic number that the learned field names; likewise.
         extent: x from, x to, y from, y to, Å; row 0 of the arrays is at the smallest y.
         atoms: (x, y, atomic number) of the true atoms in or near the plane, Å.
     """
@@ -113,7 +113,7 @@ def slice_chart(field: FieldSlice) -> str:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 2.9), layout="constrained")
         axes = figure.subplots(1, 4)
-        top = float(max(np.max(field.distance_exact), 1e-3))
+        top = float(np.fmax.reduce(field.distance_exact, axis=None, initial=1e-3))
         for ax, title, values in zip(
             axes[:2],
             ("distance, exact", "distance, learned"),
@@ -190,19 +190,19 @@ def _finish_slice(ax: Axes, title: str, field: FieldSlice) -> None:
 
 
 def _paint(numbers: np.ndarray) -> np.ndarray:
-    """(H, W) atomic numbers to (H, W, 3) colours."""
-    from matplotlib.colors import to_rgb
+    """(H, W) atomic numbers to (H, W, 4) colours; 0 is clear."""
+    from matplotlib.colors import to_rgba
 
     present, index = np.unique(numbers, return_inverse=True)
-    palette = np.array([to_rgb(elements.color(int(number))) for number in present])
-    return palette[index].reshape(*numbers.shape, 3)
+    palette = [to_rgba(elements.color(int(z))) if z else (0.0,) * 4 for z in present]
+    return np.array(palette)[index].reshape(*numbers.shape, 4)
 
 
 def _species_legend(ax: Axes, field: FieldSlice) -> None:
     from matplotlib.patches import Patch
 
     both = np.concatenate([field.species_exact.ravel(), field.species_learned.ravel()])
-    present, counts = np.unique(both, return_counts=True)
+    present, counts = np.unique(both[both > 0], return_counts=True)
     shown = present[np.argsort(-counts)][:8]
     patches = [
         Patch(fc=elements.color(int(z)), ec="#888888", lw=0.6, label=elements.symbol(int(z)))

@@ -79,7 +79,7 @@ def evaluate(
         match_options: its tolerances and time limit.
         refine: whether to score the predictions a second time after `refine_symmetry`.
         chance_crystals: how many reference crystals (a seeded draw) give StructureMatcher's chance
-            level: true cell and elements, uniformly random positions.
+            level: true cell and elements, uniformly random positions; 0 for none.
         bootstrap: resamples for the 95 % intervals.
         seed: of resamples and chance level.
         workers: processes for reading and matching; by default one a CPU core.
@@ -111,7 +111,7 @@ def evaluate(
         matches = match_together(meeting, names, pairs, match_options, progress)
     scores = _score(names, pairs, matches, RAW, boxes)
     refined = _score(names, pairs, matches, REFINED) if refine else None
-    chance = _chance(matches[CHANCE], bootstrap, seed) if matching else None
+    chance = _chance(matches[CHANCE], bootstrap, seed) if matches.get(CHANCE) else None
     failures = [{"id": s.id, "reason": reasons.get(s.id, s.failure)} for s in scores if s.failure]
     known = sides.truth.keys() | sides.reference_reasons.keys()
     strangers = sorted((guesses.keys() | reasons.keys()) - known)

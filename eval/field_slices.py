@@ -49,10 +49,10 @@ def field_slices(run: str, crystals: Mapping[str, Structure], device: str) -> li
             FieldSlice(
                 name=name,
                 title=f"z = {height:.2f} Å",
-                distance_exact=planes[0].distance,
-                distance_learned=planes[1].distance,
-                species_exact=planes[0].atomic_numbers,
-                species_learned=planes[1].atomic_numbers,
+                distance_exact=planes[0].known_distance,
+                distance_learned=planes[1].known_distance,
+                species_exact=planes[0].known_numbers,
+                species_learned=planes[1].known_numbers,
                 extent=extent,
                 atoms=[
                     (float(x), float(y), int(z))

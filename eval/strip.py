@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ELEVATION, _AZIMUTH = math.radians(16), math.radians(-68)  # seen from the front, a little above
-_FACE_TOLERANCE = 0.1  # Å: atoms this near a face are drawn on the opposite face, too
 _PIECES = 24  # of a cell edge, each before or behind an atom
 _FADE = 0.35  # how far the farthest atoms fade into the paper
 _LARGEST = 1.8  # cells beyond this many medians are drawn smaller instead of all others
@@ -137,10 +136,14 @@ class _Scene:
 
 
 def with_face_images(cell: Cell) -> Cell:
-    """The crystal wrapped into its cell, atoms on a face repeated on the opposite one."""
-    near = _FACE_TOLERANCE / cell.lengths
+    """The crystal wrapped into its cell, atoms whose ball reaches through a face on both sides.
+
+    A site that is found a little off a face is thus drawn as often as the atom on it.
+    """
+    spacings = 1 / np.linalg.norm(np.linalg.inv(cell.lattice), axis=0)  # (3,) of faces, Å
     frac, numbers = [], []
     for number, coords in zip(cell.atomic_numbers.tolist(), cell.frac_coords % 1.0, strict=True):
+        near = np.minimum(elements.drawn_radius(number) / spacings, 0.5)
         choices = [
             (x, x + 1) if x < eps else (x, x - 1) if x > 1 - eps else (x,)
             for x, eps in zip(coords, near, strict=True)

@@ -4,25 +4,51 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from eval.scores import MATCH_METRICS, METRICS, Estimate
 
+VALUE, ENCODER_ALONE, LATENTS_REFINED = "value", "encoder alone", "latents refined"  # columns
 BIN_COLUMNS = ("wrong_count", "position_error_actual", "species_error_actual", "match_rate")
 
+Result = dict[str, Any]  # what `eval.evaluate.evaluate` gives back
 
-def format_table(result: dict[str, Any]) -> str:
+
+def format_table(result: Result, encoder_alone: Result | None = None, refine: int = 0) -> str:
     """A readable Markdown table: figures, intervals, failures, chance level, cell sizes.
 
     Args:
         result: what `eval.evaluate.evaluate` gave back.
+        encoder_alone: the same of the encoder's latents, to stand beside what refined ones give.
+        refine: steps by which latents were refined, at most, where both are given.
     """
-    return "\n".join([*headline(result), "", *_main_table(result), "", *_bins_table(result)])
+    if encoder_alone is None:
+        found, told = {VALUE: result}, headline(result)
+    else:
+        found = {ENCODER_ALONE: encoder_alone, LATENTS_REFINED: result}
+        told = [f"{refined_label(refine).capitalize()}.", *headlines(found)]
+    tables = (markdown(*main_rows(found)), markdown(*bin_rows(found)))
+    return "\n".join([*told, "", *tables[0], "", *tables[1]])
 
 
-def headline(result: dict[str, Any]) -> list[str]:
+def refined_label(refine: int) -> str:
+    """What was done to latents that are refined, by so many steps at most."""
+    return f"{LATENTS_REFINED} by up to {refine} steps on the crystals themselves"
+
+
+def headlines(results: Mapping[str, Result]) -> list[str]:
+    """What was scored, for results of the same crystals by their labels; chance is said once."""
+    lines = []
+    for label, result in results.items():
+        chance = result["chance"] if label == list(results)[-1] else None
+        first, *others = headline(result | {"chance": chance})
+        lines += [f"{label.capitalize()}: {first}", *others]
+    return lines
+
+
+def headline(result: Result) -> list[str]:
     """What was scored, in a few sentences."""
     counts = result["counts"]
     lines = [
@@ -44,46 +70,63 @@ def headline(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def main_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the main table, as text."""
-    refined, chance = result["refined"], result["chance"] or {}
-    header = ["metric", "value", "95 % interval"]
-    header += ["symmetry refined"] if refined else []
+def main_rows(results: Mapping[str, Result]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the main table, as text.
+
+    Args:
+        results: by the label of their column; of the same crystals, so that one chance level, the
+            last one's, holds for all.
+    """
+    last = list(results.values())[-1]
+    chance = last["chance"] or {}
+    header = ["metric"]
+    for label, result in results.items():
+        header += [label, "95 % interval", *(["symmetry refined"] if result["refined"] else [])]
     header += ["chance"] if chance else []
     rows = []
     for metric in METRICS + MATCH_METRICS:
-        estimate = result["metrics"].get(metric.name)
-        if estimate is None:
+        if metric.name not in last["metrics"]:
             continue
-        row = [metric.title, format_value(estimate["value"], metric.unit)]
-        row.append(format_interval(estimate, metric.unit))
-        if refined:
-            row.append(format_value(refined[metric.name]["value"], metric.unit))
-        if chance:
-            by_chance = chance.get(metric.name)
-            row.append(format_value(by_chance["value"], metric.unit) if by_chance else "")
-        rows.append(row)
+        by_chance = chance.get(metric.name)
+        told = format_value(by_chance["value"], metric.unit) if by_chance else ""
+        cells = _figures(results, metric.name, metric.unit)
+        rows.append([metric.title, *cells, *([told] if chance else [])])
         if metric.name == "position_error_actual":
-            median = "position_error_actual_median"
-            row = ["position error, actual, median", *[""] * (len(header) - 1)]
-            row[1] = format_value(result["metrics"][median]["value"], "Å")
-            if refined:
-                row[3] = format_value(refined[median]["value"], "Å")
-            rows.append(row)
+            cells = _figures(results, "position_error_actual_median", "Å")
+            rows.append(["position error, actual, median", *cells, *([""] if chance else [])])
     return header, rows
 
 
-def bin_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table over cell sizes, as text."""
+def _figures(results: Mapping[str, Result], name: str, unit: str) -> list[str]:
+    """The cells of one metric: value, interval and, where there is one, the symmetrised value."""
+    cells = []
+    for result in results.values():
+        estimate = result["metrics"][name]
+        cells += [format_value(estimate["value"], unit), format_interval(estimate, unit)]
+        if result["refined"]:
+            cells.append(format_value(result["refined"][name]["value"], unit))
+    return cells
+
+
+def bin_rows(results: Mapping[str, Result]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the table over cell sizes, as text; a row for each label in turn.
+
+    Args:
+        results: by label, of the same crystals.
+    """
+    last = list(results.values())[-1]
     metrics = [m for m in METRICS + MATCH_METRICS if m.name in BIN_COLUMNS]
-    metrics = [m for m in metrics if m.name in result["metrics"]]
+    metrics = [m for m in metrics if m.name in last["metrics"]]
+    several = len(results) > 1
     rows = []
-    for part in result["by_num_atoms"]:
-        last = part["last"]
-        label = f"{part['first']}–{last}" if last else f"{part['first']} and more"
-        values = [format_value(part["metrics"][m.name]["value"], m.unit) for m in metrics]
-        rows.append([label, str(part["crystals"]), *values])
-    return ["atoms in the cell", "crystals", *(m.title for m in metrics)], rows
+    for parts in zip(*(result["by_num_atoms"] for result in results.values()), strict=True):
+        for label, part in zip(results, parts, strict=True):
+            end = part["last"]
+            size = f"{part['first']}–{end}" if end else f"{part['first']} and more"
+            values = [format_value(part["metrics"][m.name]["value"], m.unit) for m in metrics]
+            rows.append([size, str(part["crystals"]), *([label] if several else []), *values])
+    header = ["atoms in the cell", "crystals", *(["latents"] if several else [])]
+    return [*header, *(m.title for m in metrics)], rows
 
 
 def format_value(value: float | None, unit: str) -> str:
@@ -125,14 +168,6 @@ def write_rows(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def _harmless(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
-
-
-def _main_table(result: dict[str, Any]) -> list[str]:
-    return markdown(*main_rows(result))
-
-
-def _bins_table(result: dict[str, Any]) -> list[str]:
-    return markdown(*bin_rows(result))
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

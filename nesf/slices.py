@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from nesf.fields import CrystalFields
+from nesf.geometry import cart_to_frac
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+FACE = 1e-4  # of the cell: points this little beyond a face are on it
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,24 @@ class PlaneOfFields:
         distance: (H, W) length of the offset to the nearest atom, Å; row 0 at the smallest y.
         atomic_numbers: (H, W) element of the nearest atom.
         extent: x from, x to, y from, y to, Å.
+        known: (H, W) where the fields mean something: in-cell fields in their cell, periodic ones
+            anywhere.
     """
 
     distance: Float[np.ndarray, "h w"]
     atomic_numbers: Int[np.ndarray, "h w"]
     extent: tuple[float, float, float, float]
+    known: Bool[np.ndarray, "h w"]
+
+    @property
+    def known_distance(self) -> Float[np.ndarray, "h w"]:
+        """The distance, NaN where it means nothing."""
+        return np.where(self.known, self.distance, np.nan)
+
+    @property
+    def known_numbers(self) -> Int[np.ndarray, "h w"]:
+        """The elements, 0 where they mean nothing."""
+        return np.where(self.known, self.atomic_numbers, 0)
 
 
 @torch.no_grad()
@@ -54,10 +70,15 @@ def slice_fields(
     distance = fields.position(query).norm(dim=-1)
     numbers = fields.species(query).argmax(-1) + 1
     shape = (points, points)
+    known = torch.ones_like(distance, dtype=torch.bool)
+    if not fields.periodic:
+        frac = cart_to_frac(query, fields.lattice)
+        known = ((frac > -fields.margin - FACE) & (frac < 1 + FACE)).all(-1)
     return PlaneOfFields(
         distance.reshape(shape).float().cpu().numpy(),
         numbers.reshape(shape).cpu().numpy(),
         extent,
+        known.reshape(shape).cpu().numpy(),
     )
 
 
@@ -69,16 +90,16 @@ def cell_extent(lattice: Float[torch.Tensor, "3 3"]) -> tuple[float, float, floa
 
 
 def draw_distance(exact: PlaneOfFields, learned: PlaneOfFields, title: str) -> Figure:
-    """Exact distance, learned distance and their difference side by side."""
+    """Exact distance, learned distance and their difference side by side, where they are known."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3), layout="constrained")
     panels = (
-        ("exact", exact.distance, "viridis", 0.0),
-        ("learned", learned.distance, "viridis", 0.0),
-        ("difference", learned.distance - exact.distance, "RdBu", -1.0),
+        ("exact", exact.known_distance, "viridis", 0.0),
+        ("learned", learned.known_distance, "viridis", 0.0),
+        ("difference", learned.known_distance - exact.known_distance, "RdBu", -1.0),
     )
-    top = max(float(exact.distance.max()), 1e-6)
+    top = max(float(exact.distance.max(where=exact.known, initial=0.0)), 1e-6)
     for axes, (name, values, colours, low) in zip(figure.subplots(1, 3), panels, strict=True):
         high = 1.0 if low else top
         image = axes.imshow(

@@ -10,6 +10,7 @@ from nesf.cli import main
 from nesf.data.packed import PackedSet
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "nesf" / "demo.yaml"
+STEPS = 3
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +28,14 @@ def small_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     run = tmp_path_factory.mktemp("runs") / "demo"
     arguments = ["demo", "--output", str(run), "--config", str(small_config), "--count", "60"]
-    return main([*arguments, "--device", "cpu"]), run
+    return main([*arguments, "--device", "cpu", "--refine", str(STEPS)]), run
 
 
 def test_writes_everything(finished: tuple[int, Path]) -> None:
     code, run = finished
     # a model of two epochs may well lose a crystal, which is listed then
     assert code in (0, 1)
-    assert (code == 1) == (run / "reconstructed" / "rejected.csv").is_file()
+    assert (code == 1) == any((run / "reconstructed").glob("*/rejected.csv"))
     for name in ("config.yaml", "model.safetensors", "training.json", "report.html"):
         assert (run / name).stat().st_size > 100, name
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
@@ -44,11 +45,39 @@ def test_writes_everything(finished: tuple[int, Path]) -> None:
 def test_scores_every_test_crystal(finished: tuple[int, Path]) -> None:
     _, run = finished
     test = PackedSet.load(run / "data" / "test.nesf")
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["counts"]["reference"] == len(test)
-    assert {row["id"] for row in metrics["rows"]} == set(test.ids)
-    cifs = len(list((run / "reconstructed").glob("*.cif")))
-    assert cifs + metrics["counts"]["failures"] >= len(test)
+    told = json.loads((run / "metrics.json").read_text())
+    assert told["refine"] == STEPS
+    for name, folder in (("encoder_alone", "encoder"), ("latents_refined", f"refined_{STEPS}")):
+        metrics = told[name]
+        assert metrics["counts"]["reference"] == len(test)
+        assert {row["id"] for row in metrics["rows"]} == set(test.ids)
+        cifs = len(list((run / "reconstructed" / folder).glob("*.cif")))
+        assert cifs + metrics["counts"]["failures"] >= len(test)
+    assert told["encoder_alone"]["chance"] == told["latents_refined"]["chance"]
+
+
+def test_says_what_was_refined(finished: tuple[int, Path]) -> None:
+    _, run = finished
+    page = (run / "report.html").read_text()
+    assert f"latents refined by up to {STEPS} steps on the crystals themselves" in page
+    assert page.count('data-side="encoder alone"') == page.count('data-side="latents refined"') > 0
+
+
+def test_without_refinement_the_encoder_stands_alone(
+    finished: tuple[int, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, run = finished
+    before = (run / "metrics.json").read_text()
+    page = (run / "report.html").read_text()
+    words = ["report", str(run / "data" / "test.nesf"), "--run", str(run), "--device", "cpu"]
+    main([*words, "--refine", "0", "--resume", "--slices", "0"])
+    assert "refined" not in capsys.readouterr().out
+    told = json.loads((run / "metrics.json").read_text())
+    assert (told["refine"], told["latents_refined"]) == (0, None)
+    assert told["encoder_alone"]["metrics"] == json.loads(before)["encoder_alone"]["metrics"]
+    assert 'data-side="reconstructed"' in (run / "report.html").read_text()
+    (run / "metrics.json").write_text(before)
+    (run / "report.html").write_text(page)
 
 
 def test_splits_share_no_formula(finished: tuple[int, Path]) -> None:
@@ -64,7 +93,8 @@ def test_splits_share_no_formula(finished: tuple[int, Path]) -> None:
 def test_a_second_call_trains_nothing_again(finished: tuple[int, Path], small_config: Path) -> None:
     code, run = finished
     before = (run / "model.safetensors").stat().st_mtime_ns
-    again = main(["demo", "--output", str(run), "--config", str(small_config), "--count", "60"])
+    words = ["--config", str(small_config), "--count", "60", "--refine", str(STEPS)]
+    again = main(["demo", "--output", str(run), *words])
     assert again == code
     assert (run / "model.safetensors").stat().st_mtime_ns == before
 

@@ -56,3 +56,18 @@ def test_the_picture_shows_three_panels():
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert titles == ["exact, Å", "learned, Å", "difference, Å"]
     np.testing.assert_array_equal(figure.axes[2].images[0].get_array(), np.zeros((8, 8)))
+
+
+def test_in_cell_fields_are_known_in_their_cell_only():
+    lattice = torch.tensor([[[4.0, 0, 0], [-2.0, 3.0, 0], [0, 0, 5.0]]])
+    crystals = two_atoms().replace(lattice=lattice)
+    extent = cell_extent(lattice[0])
+    plane = slice_fields(exact_fields(crystals, periodic=False), 1.0, extent, 61)
+    # a parallelogram of 4 Å by 3 Å in a box of 6 Å by 3 Å
+    assert plane.known.mean() == pytest.approx(4 / 6, abs=0.02)
+    assert plane.known[0, -1]
+    assert plane.known[-1, 0]
+    assert not plane.known[0, 0]
+    assert np.isnan(plane.known_distance).sum() == (~plane.known).sum() > 0
+    assert (plane.known_numbers == 0).sum() == (~plane.known).sum()
+    assert slice_fields(exact_fields(crystals), 1.0, extent, 61).known.all()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from crystals import random_crystals
 
-from eval.folds import cut_out, main, over_folds, read_folds
+from eval.folds import command, cut_out, main, over_folds, read_folds
 from nesf.data.packed import PackedSet
 from nesf.errors import InputError
 
@@ -59,6 +59,36 @@ def test_means_over_folds() -> None:
     found = over_folds([result(a=1.0, b=None), result(a=3.0, b=5.0), result(a=8.0, b=None)])
     assert found["a"] == {"mean": 4.0, "std": pytest.approx(13**0.5), "folds": 3}
     assert found["b"] == {"mean": 5.0, "std": 0.0, "folds": 1}
+
+
+def test_an_interrupt_is_one_line_and_keeps_what_is_done(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fold = {"train": ["0", "1", "2"], "val": ["3"], "test": ["4", "5"]}
+    folds = folds_file(tmp_path, [fold, fold])
+    finished = tmp_path / "runs" / "fold00" / "metrics.json"
+    finished.parent.mkdir(parents=True)
+    finished.write_text('{"metrics": {"a": {"value": 2.0}}}')
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    words = ["x.yaml", str(data), str(folds), str(tmp_path / "runs")]
+    with monkeypatch.context() as patch:
+        patch.setattr("eval.folds.run_child", stopped)
+        assert command(words) == 130
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == "eval.folds: interrupted; call it again to go on"
+    # the first fold was not touched, and the second is what is left to do
+    assert finished.is_file()
+    assert not (tmp_path / "runs" / "fold01" / "metrics.json").exists()
+    (tmp_path / "runs" / "fold01" / "metrics.json").write_text(finished.read_text())
+    assert command(words) == 0
+    assert "2.0000" in capfd.readouterr().out
+    assert command(["x.yaml", str(data), str(tmp_path / "none"), str(tmp_path)]) == 2
+    assert capfd.readouterr().err.startswith("eval.folds: ")
 
 
 def test_a_fold_is_trained_and_scored_once(

@@ -17,6 +17,7 @@ from eval.report import (
     viewer_library,
     write_report,
 )
+from eval.table import format_table
 from nesf.errors import InputError
 
 EVIL = '</script><img src=x onerror="document.title=1">'
@@ -205,3 +206,39 @@ def test_a_browser_without_network_draws_every_crystal(page, tmp_path):
     violet = (pixels[:, 2] > 120) & (pixels[:, 1] < 90) & (pixels[:, 0] > 60)
     assert green.sum() > 1000
     assert violet.sum() > 1000
+
+
+def test_encoder_and_refined_latents_stand_side_by_side(result, tmp_path):
+    refined, true, found = result
+    names = list(true)
+    worse = [(name, None if i == 5 else found[name]) for i, name in enumerate(names)]
+    alone = evaluate(worse, list(true.items()), matching=False, bootstrap=20, progress=False)
+    before = {row["id"]: row for row in alone["rows"]}
+    rows = {row["id"]: row for row in refined["rows"]}
+    pair = CrystalPair(
+        "c-4", true["c-4"], found["c-4"], rows["c-4"], "worst", None, None, before["c-4"]
+    )
+    path = tmp_path / "report.html"
+    write_report(path, title="A run", metrics=refined, pairs=[pair], encoder_alone=alone, refine=40)
+    text = path.read_text()
+    label = "latents refined by up to 40 steps on the crystals themselves"
+    cards = text[text.index('<div class="cards">') : text.index("<h2>Reconstruction")]
+    assert cards.count(label) == cards.count("encoder alone") == 3
+    for one in (alone, refined):  # failures count, so that the two differ
+        wrong = one["metrics"]["wrong_count"]["value"]
+        assert f"{100 - wrong:.2f} %" in cards
+    assert alone["metrics"]["wrong_count"] != refined["metrics"]["wrong_count"]
+    data = json.loads(re.search(r'id="crystals">(.*?)</script>', text, re.S)[1])
+    assert list(data["pairs"][0]) == ["id", "true", "encoder alone", "latents refined"]
+    assert data["pairs"][0]["encoder alone"] is None
+    assert "3 listed" in text  # one crystal failed in both, one in one
+    printed = format_table(refined, alone, 40)
+    assert printed.startswith(f"{label.capitalize()}.")
+    for row in printed.splitlines():
+        if row.startswith("| wrong atom count"):
+            cells = [cell.strip() for cell in row.split("|")[1:-1]]
+            values = [f"{one['metrics']['wrong_count']['value']:.2f} %" for one in (alone, refined)]
+            assert [cells[1], cells[3]] == values
+            break
+    else:
+        raise AssertionError("no such row")

@@ -109,6 +109,15 @@ def test_corner_atoms_stand_on_every_corner():
     assert whole.frac_coords.max() <= 1
 
 
+def test_an_atom_a_little_off_a_face_is_drawn_as_often_as_the_one_on_it():
+    cell = rock_salt()
+    for shift in (0.02, -0.04):  # 0.11 and 0.23 Å, to either side
+        moved = with_face_images(Cell(cell.lattice, cell.frac_coords + shift, cell.atomic_numbers))
+        assert np.bincount(moved.atomic_numbers)[[11, 17]].tolist() == [14, 13]
+    inside = Cell(cell.lattice, cell.frac_coords[:1] + 0.25, cell.atomic_numbers[:1])
+    assert len(with_face_images(inside)) == 1
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
 def test_images_are_the_same_atoms(seed):
