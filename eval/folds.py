@@ -4,6 +4,8 @@
 
 FOLDS is a JSON list of {"train": [id, ...], "val": [...], "test": [...]}. Folds that are done are
 not repeated; an interrupted training goes on.
+
+Exit codes: 0 success; 2 usage or input error; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from tqdm import tqdm
 
 from eval.compare.children import run_child
 from nesf.atomic import atomic_write
+from nesf.cli import AGAIN, INTERRUPTED, USAGE
 from nesf.data.packed import PackedSet, load_or_pack
 from nesf.errors import InputError, NesfError
 from nesf.run_folder import METRICS, TRAINING
@@ -75,7 +78,9 @@ def run_fold(
 
     scored = folder / METRICS
     if scored.is_file():
-        return json.loads(scored.read_text())
+        told = json.loads(scored.read_text())
+        if "metrics" in told:  # not the figures of a report on this run
+            return told
     if not (folder / TRAINING).is_file():
         command = [
             *(sys.executable, "-m", "nesf", "fit", f"--config={config}", *options),
@@ -90,7 +95,12 @@ def run_fold(
             raise InputError(f"the training in {folder} failed: {ending.reason}")
     found = folder / "found.jsonl"
     reconstruct_files(
-        [str(files["test"])], str(found), model=str(folder), resume=True, progress=False
+        [str(files["test"])],
+        str(found),
+        model=str(folder),
+        setting="given",
+        resume=True,
+        progress=False,
     )
     nothing = not found.is_file() or not found.stat().st_size  # every crystal failed
     ids = PackedSet.load(files["test"]).ids
@@ -139,10 +149,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     folds, began = read_folds(given.folds), time.perf_counter()
     whole = PackedSet.load(load_or_pack([given.data]))
     results = []
-    for number, fold in enumerate(tqdm(folds, "folds", file=sys.stderr)):
-        folder = Path(given.output) / f"fold{number:02d}"
-        files = cut_out(whole, fold, folder)
-        results.append(run_fold(given.config, files, folder, given.threads, options))
+    with tqdm(folds, "folds", file=sys.stderr) as bar:  # closed before an error is told
+        for number, fold in enumerate(bar):
+            folder = Path(given.output) / f"fold{number:02d}"
+            files = cut_out(whole, fold, folder)
+            results.append(run_fold(given.config, files, folder, given.threads, options))
     together = {
         "data": given.data,
         "folds": len(folds),
@@ -158,9 +169,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def command(argv: Sequence[str] | None = None) -> int:
+    """`main`, with one line for what goes wrong."""
     try:
-        sys.exit(main())
+        return main(argv)
+    except KeyboardInterrupt:
+        print(f"eval.folds: interrupted; {AGAIN}", file=sys.stderr)
+        return INTERRUPTED
     except NesfError as error:
         print(f"eval.folds: {error}", file=sys.stderr)
-        sys.exit(2)
+        return USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(command())

@@ -13,7 +13,7 @@ for name in "$@"; do
     echo "$name, $kind"
     # exit code 1 only says that some crystals gave nothing: they are scored as failures
     # shellcheck disable=SC2086
-    nesf reconstruct "$data/$name/test.csv.gz" --model "$model" $steps --batch-size 512 \
+    nesf reconstruct "$data/$name/test.csv.gz" --model "$model" $steps --setting given --batch-size 512 \
       --output "$output/${name}_$kind.csv" || [ $? -eq 1 ]
     nesf evaluate --predicted "$output/${name}_$kind.csv" --reference "$data/$name/test.csv.gz" \
       --json "$output/${name}_$kind.json"

@@ -11,14 +11,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nesf.autoencoder import NeSF
 from nesf.checkpoint import load_model
 from nesf.crystal import MAX_ATOMIC_NUMBER, CrystalBatch
 from nesf.device import resolve_device
 from nesf.errors import InputError
 from nesf.fields import CrystalFields
 from nesf.reconstruct import Reconstruction, ReconstructOptions, join_reconstructions
-from nesf.refine import Refined, RefineOptions, refine_latents
+from nesf.refine import Judge, Refined, RefineOptions, refine_parts, refinement_for
+from nesf.scoring import count_faults
+from nesf.settings_way import (
+    Choice,
+    KnownReconstruction,
+    choice_for,
+    reconstruct_in,
+    refuse_large,
+    too_large,
+)
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -100,6 +108,15 @@ class Model:
             return [None] * len(crystals)
         return self.module.refusals(crystals.to(self.device))
 
+    def too_large(self, crystals: CrystalBatch, setting: Choice = "given") -> list[str | None]:
+        """For each crystal, why it is too large for the model; None where it is not.
+
+        Args:
+            crystals: B crystals.
+            setting: the cells in which they may be taken, as of `reconstruct`.
+        """
+        return too_large(setting, crystals, self.max_atoms)
+
     @cached_property
     def latent_dim(self) -> int:
         """Length L of a latent."""
@@ -119,17 +136,7 @@ class Model:
         Raises:
             InputError: the model has no fields to fit a latent by, or there are fewer than none.
         """
-        able = isinstance(self.module, NeSF)
-        if not isinstance(steps, RefineOptions):
-            if steps is None:
-                steps = RefineOptions().steps if able else 0
-            if steps < 0:
-                raise InputError(f"refine is {steps}; give a number of steps, or 0 for none")
-            steps = RefineOptions(steps=steps)
-        if steps.steps and not able:
-            kind = type(self.module).__name__
-            raise InputError(f"latents of a {kind} cannot be refined; leave refine out, or give 0")
-        return steps
+        return refinement_for(self.module, steps)
 
     @torch.no_grad()
     def encode(
@@ -143,14 +150,16 @@ class Model:
                 (see `nesf.refine`), or all its options; 0 takes what the encoder says.
 
         Raises:
-            InputError: there are none, a site is disordered, or an element is unknown.
+            InputError: there are none, a site is disordered, an element is unknown, or a crystal
+                has more atoms than the model can give back.
         """
         crystals = self._crystals(structures)
+        refuse_large("given", crystals, self.max_atoms)
         options = self.refinement(refine)
-        parts = [crystals.select(part) for part in self._parts(len(crystals))]
-        if not options.steps:
-            return torch.cat([self.module.encode(part) for part in parts])
-        return torch.cat([self._refined(part, None, options).latent for part in parts])
+        if options.steps:
+            return torch.cat([part.latent for part in self._refined(crystals, options)])
+        parts = self._parts(len(crystals))
+        return torch.cat([self.module.encode(crystals.select(part)) for part in parts])
 
     def decode(
         self, latent: Float[Tensor, "b l"], options: ReconstructOptions | None = None
@@ -178,7 +187,8 @@ class Model:
         structures: Sequence[Structure] | CrystalBatch,
         options: ReconstructOptions | None = None,
         refine: int | RefineOptions | None = None,
-    ) -> Reconstruction:
+        setting: Choice = "best",
+    ) -> KnownReconstruction:
         """Encode and decode: what the model makes of known crystals, ids kept.
 
         Args:
@@ -186,20 +196,39 @@ class Model:
             options: of the reconstruction, instead of the model's own.
             refine: as in `encode`, but by default see `refinement`: a crystal comes back as well
                 as it can.
+            setting: the cell in which a crystal is given to the model; it comes back in its own.
+                `given`; `primitive`, its standardised primitive cell (`nesf.settings`); or `best`:
+                as given, and then, if it has come back with faults, through its primitive cell, of
+                which that with fewer faults is kept. That compares with the crystal given, as
+                refinement does, and is not done without refinement. A crystal with more atoms than
+                the model can give back goes through its primitive cell at once. A model of boxes
+                takes them as they are.
+
+        Returns:
+            The crystals, with the faults of each crystal and its setting.
+
+        Raises:
+            InputError: as of `encode`; a crystal is too large if its primitive cell is too, or was
+                not asked for.
         """
         crystals = self._crystals(structures)
         refinement = self.refinement(refine)
-        if refinement.steps:
-            parts = [crystals.select(part) for part in self._parts(len(crystals))]
-            found = join_reconstructions(
-                [self._refined(part, options, refinement).found for part in parts]
-            )
-        else:
-            found = self.decode_crystals(self.encode(crystals), options)
-        named = found.crystals.replace(ids=crystals.ids)
-        return Reconstruction(
-            named, found.site_spread, found.site_size, found.count_agrees, found.confidence
-        )
+        walls = getattr(self.module, "walls", False)
+        choice = choice_for(setting, walls)
+        refuse_large(choice, crystals, self.max_atoms)
+
+        def back(some: CrystalBatch, judge: Judge) -> Reconstruction:
+            if not refinement.steps:
+                return self.decode_crystals(self.encode(some), options)
+            refined = self._refined(some, refinement, options, judge)
+            return join_reconstructions([part.found for part in refined])
+
+        def faults_of(found: CrystalBatch, true: CrystalBatch) -> Tensor:
+            limits = (refinement.tolerance, refinement.lattice_tolerance)
+            return count_faults(found, true, *limits, walls=walls)
+
+        retry = refinement.steps > 0
+        return reconstruct_in(choice, crystals, back, faults_of, self.max_atoms, retry)
 
     def of_boxes(self) -> Model:
         """This model in use on boxes of repeating crystals (`nesf.boxes`).
@@ -248,14 +277,14 @@ class Model:
         return self._on_device(self.fields(latent).species)
 
     def _refined(
-        self, crystals: CrystalBatch, options: ReconstructOptions | None, refinement: RefineOptions
-    ) -> Refined:
-        def decode(latent: Tensor) -> Reconstruction:
-            return self.module.decode(latent, options)
-
-        with torch.no_grad():
-            latent = self.module.encode(crystals)
-            return refine_latents(self.module, crystals, latent, decode, refinement)
+        self,
+        crystals: CrystalBatch,
+        refinement: RefineOptions,
+        options: ReconstructOptions | None = None,
+        judge: Judge | None = None,
+    ) -> list[Refined]:
+        parts = self._parts(len(crystals))
+        return refine_parts(self.module, crystals, parts, refinement, options, judge)
 
     def _on_device(self, field: Field) -> Field:
         return lambda query: field(query.to(self.device))

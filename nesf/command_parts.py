@@ -13,8 +13,11 @@ from tqdm import tqdm
 
 from nesf import api
 from nesf.crystal import CrystalBatch
+from nesf.data.files import find_files
+from nesf.data.packed_set import PackedSet
 from nesf.data.records import ReadOptions, Rejected, Row
 from nesf.errors import InputError
+from nesf.ranks import Ranks
 from nesf.reconstruct import Reconstruction, ReconstructOptions
 from nesf.tally import Tally
 
@@ -24,7 +27,10 @@ if TYPE_CHECKING:
 NOT_FINITE = "its latent is not finite"
 NO_ATOMS = "no atom was found in the fields"
 COLUMNS = ("confidence", "count_agrees")  # beside each written crystal
-KNOWN_COLUMNS = ("faults", "residual")  # beside one whose original is known
+KNOWN_COLUMNS = ("faults", "residual", "setting")  # beside one whose original is known
+
+
+SMALL = 10  # atoms of a crystal that is no more work than others
 
 
 def batches_of_rows(
@@ -32,18 +38,30 @@ def batches_of_rows(
     batch_size: int,
     tally: Tally,
     skip: frozenset[str] = frozenset(),
+    large_alone: bool = False,
 ) -> Iterator[list[Row]]:
-    """Rows to work on; the rejected ones go to the tally."""
+    """Rows to work on; the rejected ones go to the tally.
+
+    Args:
+        found: what was read.
+        batch_size: the most rows of a batch.
+        tally: of the command.
+        skip: ids of rows that are left out.
+        large_alone: batches of large crystals are smaller, so that none takes long: as if a crystal
+            of more than `SMALL` atoms were as many as (atoms / SMALL)^2.
+    """
     rows: list[Row] = []
+    work = 0.0
     with closing(found):  # type: ignore[type-var]
         for one in found:
             if isinstance(one, Rejected):
                 tally.rejected.append(one)
             elif one.id not in skip:
                 rows.append(one)
-            if len(rows) == batch_size:
+                work += max(1.0, (len(one.structure) / SMALL) ** 2) if large_alone else 1.0
+            if work >= batch_size:
                 yield rows
-                rows = []
+                rows, work = [], 0.0
     if rows:
         yield rows
 
@@ -95,15 +113,40 @@ def changed_options(model: api.Model, changes: Mapping[str, Any]) -> Reconstruct
     return options_with(base, changes)
 
 
-def reading_for(read: ReadOptions, model: api.Model) -> ReadOptions:
-    """Reading that rejects crystals which the model cannot give back."""
+def reading_for(read: ReadOptions, model: api.Model, any_size: bool = False) -> ReadOptions:
+    """Reading that rejects crystals which the model cannot give back.
+
+    Args:
+        read: as the user wants it.
+        model: knows elements up to one, and cells up to a size.
+        any_size: larger cells are read, too.
+    """
+    most = None if any_size else model.max_atoms
     return dataclasses.replace(
         read,
         max_atomic_number=min(read.max_atomic_number, model.max_atomic_number),
-        max_atoms=min(read.max_atoms, model.max_atoms or read.max_atoms),
+        max_atoms=min(read.max_atoms, most or read.max_atoms),
     )
 
 
-def progress_bar(title: str, progress: bool) -> tqdm[Any]:
-    """A bar that counts crystals."""
-    return tqdm(desc=title, unit=" crystals", file=sys.stderr, disable=not progress, delay=1)
+def rows_in(inputs: Sequence[str], ranks: Ranks) -> int | None:
+    """How many rows one of some ranks will read; None where only reading tells."""
+    count = 0
+    for file in find_files(inputs):
+        if file.kind == "packed":
+            try:
+                count += len(PackedSet.load(file.path, verify=False))
+            except InputError:  # reading will say what is wrong with it
+                return None
+        elif file.kind in ("cif", "poscar"):  # nearly all hold one
+            count += 1
+        else:
+            return None
+    return len(range(count)[ranks.part])
+
+
+def progress_bar(title: str, progress: bool, total: int | None = None) -> tqdm[Any]:
+    """A bar that counts crystals, of so many where that is known."""
+    return tqdm(
+        desc=title, unit=" crystals", total=total, file=sys.stderr, disable=not progress, delay=1
+    )

@@ -23,7 +23,9 @@ def reconstruct_files(
     periodic: bool = True,
     boxes: bool = False,
     refine: int | None = None,
+    setting: Literal["given", "primitive", "best"] = "best",
     resume: bool = False,
+    overwrite: bool = False,
     batch_size: int = 128,
     device: str = "auto",
     seed: int = 0,
@@ -36,7 +38,8 @@ def reconstruct_files(
     Beside each crystal stand `confidence` and `count_agrees`, which the fields tell, and what the
     original tells: `faults`, the atoms missed, moved by more than 0.03 Å or of another element,
     those too few or too many, and 1 for a lattice vector off by more than 0.1 Å; and `residual`,
-    the mean distance of its atoms to the nearest ones found, Å.
+    the mean distance of its atoms to the nearest ones found, Å. `setting` tells in which cell the
+    crystal went through the model; it comes back in its own.
 
     Args:
         inputs: CIF or POSCAR files, folders, globs or zips of them, tables with a cif column
@@ -52,7 +55,13 @@ def reconstruct_files(
             given.
         refine: steps of fitting a latent to its crystal, at most, where the encoder's does not
             decode to it; 0 takes the encoder's latents. By default on where the model can.
+        setting: the cell in which the model is given a crystal: given, its own; primitive, its
+            standardised primitive cell; or best, its own, and then, if it came back with faults or
+            is too large for the model, its primitive one, of which that with fewer faults is kept.
+            The latter compares with the crystal given, as --refine does. Crystals come back in
+            their own cells.
         resume: go on with an interrupted run; crystals that are in the output are skipped.
+        overwrite: remove the crystals that the output folder holds of an earlier run.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
         seed: of random draws; a NeSF asks its fields at the same points every time.
@@ -62,6 +71,8 @@ def reconstruct_files(
     """
     if (model is None) == (field is None):
         raise InputError("give either --model NAME|PATH or --field exact")
+    if model is None and setting == "primitive":
+        raise InputError("--setting primitive goes with --model; exact fields need no other cell")
     check_arguments(inputs, output, batch_size)
     from nesf.sharded import share
     from nesf.through import reconstruct_rows
@@ -70,12 +81,14 @@ def reconstruct_files(
     def way(run: Run) -> Way:
         if model is None:
             return exact_way(run, periodic, changes, boxes)
-        return model_way(run, model, refine, changes, boxes)
+        return model_way(run, model, refine, changes, boxes, setting)
 
     if boxes:
         read = read_boxes(read)
     run = Run(batch_size, device, seed, progress)
-    return share(output, resume, lambda work: reconstruct_rows(work, inputs, read, way, run))
+    return share(
+        output, resume, lambda work: reconstruct_rows(work, inputs, read, way, run), overwrite
+    )
 
 
 def encode_files(
@@ -128,6 +141,7 @@ def decode_files(
     output: str,
     boxes: bool = False,
     resume: bool = False,
+    overwrite: bool = False,
     batch_size: int = 128,
     device: str = "auto",
     seed: int = 0,
@@ -142,6 +156,7 @@ def decode_files(
         output: a folder of CIFs, or a .csv, .csv.gz, .extxyz or .jsonl file.
         boxes: the latents are of boxes.
         resume: go on with an interrupted run; crystals that are in the output are skipped.
+        overwrite: remove the crystals that the output folder holds of an earlier run.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
         seed: of random draws; a NeSF asks its fields at the same points every time.
@@ -153,4 +168,4 @@ def decode_files(
     from nesf.ways import Run
 
     run = Run(batch_size, device, seed, progress)
-    return decode_latents(inputs, output, resume, model, changes, run, boxes)
+    return decode_latents(inputs, output, resume, model, changes, run, boxes, overwrite)

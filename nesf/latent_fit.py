@@ -73,15 +73,19 @@ class LatentFit:
         self._residuals = Residuals(model, self._basis, options.weights)
         # around which more is asked; before anything was read, the atoms
         self._places = Places(in_cell_coords(crystals, model.margin), crystals.num_atoms)
-        batch, length = latent.shape
+        self._read = False
         self._moved = torch.zeros_like(latent)  # from the beginning, in the basis
-        # the quadratic u^T curvature u / 2 + pull^T u of all that was moved, u
-        self._curvature = latent.new_zeros(batch, length, length)
+        # the quadratic u^T curvature u / 2 + pull^T u of all that was moved, u; most latents are
+        # right before there is one
+        self._curvature = latent.new_zeros(len(latent), 0, 0)
         self._pull = torch.zeros_like(latent)
 
     @torch.no_grad()
     def advance(self) -> None:
         """One step."""
+        if not self.step:
+            batch, length = self.latent.shape
+            self._curvature = self.latent.new_zeros(batch, length, length)
         generator = generator_for(self.options.seed, "refine", self.step, device=self.latent.device)
         with full_precision(self.latent.device):
             asked = self._asked(generator)
@@ -137,14 +141,16 @@ class LatentFit:
             right &= heads.num_atoms == crystals.num_atoms.clamp_max(model.max_atoms)
         fields = model.fields_seen(self.latent, crystals.lattice)
         atoms, places = in_cell_coords(crystals, model.margin), self._places
+        off = fields.position(atoms).norm(dim=-1) > options.tolerance
+        other = fields.species(atoms).argmax(-1) != crystals.species
+        right &= ~((off | other) & crystals.mask).any(-1)
+        if not self._read:
+            return right
         index = torch.arange(len(atoms), device=atoms.device)
         true = target_of(model, QueryBlock(index, places.points), crystals).offset
-        found = fields.position(torch.cat([atoms, places.points], dim=1))
-        off = found[:, : atoms.shape[1]].norm(dim=-1) > options.tolerance
-        other = fields.species(atoms).argmax(-1) != crystals.species
-        astray = (found[:, atoms.shape[1] :] - true).norm(dim=-1)
+        astray = (fields.position(places.points) - true).norm(dim=-1)
         lost = astray > options.tolerance + 0.5 * true.norm(dim=-1)
-        return right & ~((off | other) & crystals.mask).any(-1) & ~(lost & places.mask).any(-1)
+        return right & ~(lost & places.mask).any(-1)
 
     def ask_where_wrong(self, rows: Int[Tensor, " r"], found: CrystalBatch) -> None:
         """Ask some of the crystals from now on where they were read wrongly.
@@ -155,7 +161,7 @@ class LatentFit:
         """
         model, true = self.model, self.crystals.select(rows)
         wrong = wrong_places(found, true, self.options.tolerance, model.margin, model.walls)
-        self._places = self._places.exchanged(rows, wrong)
+        self._places, self._read = self._places.exchanged(rows, wrong), True
 
     def keep(self, mask: Bool[Tensor, " b"]) -> None:
         """Go on with some of the crystals."""

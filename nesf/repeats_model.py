@@ -28,6 +28,8 @@ from nesf.repeats_way import (
     reconstruct_boxes,
     usable_repeats,
 )
+from nesf.scoring import count_faults
+from nesf.settings_way import Choice, KnownReconstruction, choice_for, settings_of
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -113,7 +115,8 @@ class BoxModel(Model):
         structures: Sequence[Structure] | CrystalBatch,
         options: ReconstructOptions | None = None,
         refine: int | RefineOptions | None = None,
-    ) -> Reconstruction:
+        setting: Choice = "best",
+    ) -> KnownReconstruction:
         """Boxes there and back, ids kept.
 
         Args:
@@ -121,15 +124,21 @@ class BoxModel(Model):
             options: of the reconstruction of crystals, instead of the model's own.
             refine: as of `Model.reconstruct`; with 0 placements are not fitted again, either, and
                 no second setting is tried.
+            setting: `primitive` is refused. Boxes are taken as they are, and what they repeat in
+                several cells (`BoxWayOptions`).
         """
+        choice_for(setting, walls=True)
         fit = self.options.fit and refine != 0
         refinement = self._refinement(refine)
-        return reconstruct_boxes(
-            self._crystals(structures).to("cpu"),
-            lambda crystals: self.crystals.reconstruct(crystals, options, refinement),
+        boxes = self._crystals(structures).to("cpu")
+        found = reconstruct_boxes(
+            boxes,
+            lambda crystals: self.crystals.reconstruct(crystals, options, refinement, "given"),
             replace(self.options, fit=fit),
             self._refusals,
         )
+        faults = count_faults(found.crystals, boxes, walls=True)
+        return KnownReconstruction(**vars(found), faults=faults, settings=settings_of(found))
 
     def fields(self, latent: Float[Tensor, "b l"]) -> CrystalFields:
         """Those of the crystals: ask `crystals`, the model behind this one.

@@ -28,15 +28,17 @@ from nesf.shards import ShardFormat, Shards
 from nesf.tally import Tally
 
 SIZED_FILES = 1000
+_SUMMED = ("done", "skipped", "faulty")  # of the tallies of all ranks
 
 
-def share(output: str, resume: bool, job: Callable[[Work], int]) -> int:
+def share(output: str, resume: bool, job: Callable[[Work], int], overwrite: bool = False) -> int:
     """Do a job in one process, or in as many ranks as were started.
 
     Args:
         output: of the command.
         resume: go on with what an interrupted run has left.
         job: takes the `Work` to read from and write to, and returns what its `finish` does.
+        overwrite: replace the crystals that a folder holds of an earlier run.
 
     Returns:
         The exit code, the same for all ranks.
@@ -47,18 +49,24 @@ def share(output: str, resume: bool, job: Callable[[Work], int]) -> int:
     """
     ranks = ranks_here()
     if ranks.size == 1:
-        return job(Work(output, resume))
+        return job(Work(output, resume, overwrite))
     shards = Shards(output)
 
     def prepare() -> dict[str, Any]:
-        found = shards.prepare(resume)
+        try:
+            found = shards.prepare(resume, overwrite)
+        except InputError as error:  # raised below, where no rank waits for another
+            return {"refused": str(error)}
         # finished, or begun by one process: rank 0 looks what is left to do
         return {"alone": resume and not found and Path(output).exists()}
 
     with Meeting(shards.folder, ranks, "go on with --resume", prepare) as meeting:
         code = None
+        if "refused" in meeting.plan:
+            raise InputError(meeting.plan["refused"])
         if not meeting.plan["alone"]:
-            code = job(RankWork(output, shards, meeting))
+            # with shards to go on from, a folder holds no more than an interrupted join
+            code = job(RankWork(output, shards, meeting, overwrite or resume))
         elif ranks.rank == 0:
             code = job(Work(output, resume))
         return meeting.conclude(code)
@@ -70,11 +78,14 @@ class Work:
     Args:
         output: of the command.
         resume: go on after what the output holds.
+        overwrite: replace the crystals that a folder holds of an earlier run.
         ranks: this one of all.
     """
 
-    def __init__(self, output: str, resume: bool, ranks: Ranks | None = None) -> None:
-        self.output, self.resume = output, resume
+    def __init__(
+        self, output: str, resume: bool, overwrite: bool = False, ranks: Ranks | None = None
+    ) -> None:
+        self.output, self.resume, self.overwrite = output, resume, overwrite
         self.ranks = ranks or Ranks()
 
     def read(self, inputs: Sequence[str], options: ReadOptions) -> Iterator[Row | Rejected]:
@@ -83,7 +94,7 @@ class Work:
 
     def writer(self, columns: Sequence[str]) -> CrystalWriter:
         """Where crystals are written to, with what is done already."""
-        return open_writer(self.output, self.resume, columns)
+        return open_writer(self.output, self.resume, columns, self.overwrite)
 
     def save_latents(self, latents: Latents) -> None:
         """Write latents."""
@@ -101,10 +112,13 @@ class RankWork(Work):
         output: of the command.
         shards: what this and earlier runs have written for it.
         meeting: with the other ranks.
+        overwrite: as of `Work`.
     """
 
-    def __init__(self, output: str, shards: Shards, meeting: Meeting) -> None:
-        super().__init__(output, False, meeting.ranks)
+    def __init__(
+        self, output: str, shards: Shards, meeting: Meeting, overwrite: bool = False
+    ) -> None:
+        super().__init__(output, False, overwrite, meeting.ranks)
         self.shards, self.meeting = shards, meeting
         self.inputs: Sequence[str] = ()
         self.digest = ""  # of the input files
@@ -125,7 +139,7 @@ class RankWork(Work):
     def writer(self, columns: Sequence[str]) -> CrystalWriter:
         """A shard of its own; rank 0 opens the output, too, to know at once if it cannot."""
         if self.ranks.rank == 0:
-            self.target = self.shards.open_target(columns)
+            self.target = self.shards.open_target(columns, self.overwrite)
         self.done = self.shards.done(self.ranks)
         path = self.shards.new_path(self.ranks.rank)
         writer = StreamWriter(path, ShardFormat(self.names), resume=False)
@@ -140,7 +154,7 @@ class RankWork(Work):
     def finish(self, tally: Tally) -> int:
         """Report to rank 0, which joins what all have done."""
         rejected = [self._refusal(int(one.id or ""), one) for one in tally.rejected]
-        counts = {"rows": self.rows, "done": tally.done, "skipped": tally.skipped}
+        counts = {"rows": self.rows} | {name: getattr(tally, name) for name in _SUMMED}
         report = counts | {"inputs": self.digest, "rejected": rejected}
         self.meeting.publish("done", report)
         if self.ranks.rank != 0:
@@ -149,9 +163,8 @@ class RankWork(Work):
         if not any(report["rows"] for report in reports):
             raise InputError(f"no crystal in {', '.join(self.inputs[:3])}")
         total = Tally(tally.verb)
-        total.done, total.skipped = (
-            sum(report[name] for report in reports) for name in ("done", "skipped")
-        )
+        for name in _SUMMED:
+            setattr(total, name, sum(report[name] for report in reports))
         total.rejected = self._join(reports)
         code = total.finish(self.output)
         self.shards.remove()

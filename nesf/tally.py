@@ -10,6 +10,7 @@ from nesf.data.readers import write_rejected
 from nesf.data.records import Rejected
 
 SHOWN = 5  # rejected rows that are told on the screen
+TOLERANCE = 0.03  # Å, of `nesf.scoring.count_faults`, without importing torch
 
 
 @dataclass
@@ -21,12 +22,20 @@ class Tally:
         done: crystals that went well.
         skipped: crystals that were in the output already.
         rejected: the others.
+        faulty: of those that went well, how many are not the crystals that were given; known only
+            where these are.
     """
 
     verb: str
     done: int = 0
     skipped: int = 0
     rejected: list[Rejected] = field(default_factory=list)
+    faulty: int = 0
+
+    @property
+    def seen(self) -> int:
+        """Crystals of which it is known what became of them."""
+        return self.done + self.skipped + len(self.rejected)
 
     def finish(self, output: str | Path) -> int:
         """List what was rejected, print the counts, and give the exit code."""
@@ -34,7 +43,11 @@ class Tally:
         if self.rejected or path.exists():  # a list of an earlier run would mislead
             write_rejected(path, self.rejected)
         before = f" ({self.skipped} were there already)" if self.skipped else ""
-        print(f"{self.done} {self.verb}{before}, {len(self.rejected)} rejected: {output}")
+        faulty = ""
+        if self.faulty:
+            listed = Path(output) / "index.csv" if Path(output).is_dir() else output
+            faulty = f", {self.faulty} of them not within {TOLERANCE} Å (faults in {listed})"
+        print(f"{self.done} {self.verb}{before}{faulty}, {len(self.rejected)} rejected: {output}")
         for one in self.rejected[:SHOWN]:
             row = "" if one.row is None else f", row {one.row}"
             print(f"rejected: {one.source}{row}: {one.reason}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,15 +18,17 @@ from nesf.command_parts import (
     changed_options,
     progress_bar,
     reading_for,
+    rows_in,
     structures_of,
 )
-from nesf.crystal import standardised
-from nesf.data.records import ReadOptions, Rejected
+from nesf.crystal import CrystalBatch, standardised
+from nesf.data.records import ReadOptions, Rejected, Row
 from nesf.data.writers import CrystalWriter, open_writer
 from nesf.errors import InputError
 from nesf.latents import Latents
 from nesf.reconstruct import Reconstruction
 from nesf.scoring import count_faults, residuals
+from nesf.settings_way import settings_of
 from nesf.sharded import Work
 from nesf.tally import Tally
 from nesf.ways import Run, Way
@@ -53,28 +55,45 @@ def reconstruct_rows(
     way = find_way(run)
     tally = Tally("reconstructed")
     if way.model is not None:
-        read = reading_for(read, way.model)
+        read = reading_for(read, way.model, any_size=way.setting != "given")
     given = work.read(inputs, read)  # finds the files before any is written
+    total = rows_in(inputs, work.ranks) if run.progress else None
     with (
         work.writer((*COLUMNS, *KNOWN_COLUMNS)) as writer,
-        progress_bar("reconstructing", run.progress) as bar,
+        progress_bar("reconstructing", run.progress, total) as bar,
     ):
         tally.skipped = len(writer.done)
-        for rows in batches_of_rows(given, run.batch_size, tally, skip=writer.done):
-            crystals = batch_of_rows(rows, way.model)
+        batches = batches_of_rows(given, run.batch_size, tally, writer.done, way.refines)
+        for rows, crystals in _fitting(batches, way, tally):
             found = way.back(crystals)
             reasons = way.refusals(crystals, (~found.crystals.mask.any(-1)).tolist())
             true = standardised(crystals.to(found.crystals.device))
+            apart = residuals(found.crystals, true, way.walls).tolist()
             known = {
                 "faults": count_faults(found.crystals, true, walls=way.walls).tolist(),
-                "residual": [
-                    round(r, 5) for r in residuals(found.crystals, true, way.walls).tolist()
-                ],
+                "residual": [round(r, 5) for r in apart],
+                "setting": settings_of(found),
             }
             sources = [(row.source, row.row, row.id) for row in rows]
             _write(writer, found, sources, tally, reasons, known)
-            bar.update(len(rows))
+            bar.update(tally.seen - bar.n)
+        bar.update(tally.seen - bar.n)
     return work.finish(tally)
+
+
+def _fitting(
+    batches: Iterator[list[Row]], way: Way, tally: Tally
+) -> Iterator[tuple[list[Row], CrystalBatch]]:
+    """Batches without the crystals that are too large; those go to the tally."""
+    for rows in batches:
+        crystals = batch_of_rows(rows, way.model)
+        reasons = way.too_large(crystals)
+        for row, reason in zip(rows, reasons, strict=True):
+            if reason is not None:
+                tally.rejected.append(Rejected(row.source, row.row, row.id, reason))
+        kept = [i for i, reason in enumerate(reasons) if reason is None]
+        if kept:
+            yield [rows[i] for i in kept], crystals.select(kept)
 
 
 def encode_rows(
@@ -135,6 +154,7 @@ def decode_latents(
     changes: Mapping[str, Any],
     run: Run,
     boxes: bool = False,
+    overwrite: bool = False,
 ) -> int:
     """Decode the latents of some files, and write the crystals.
 
@@ -146,6 +166,7 @@ def decode_latents(
         changes: of the model's reconstruction options.
         run: where and how.
         boxes: the latents are of boxes.
+        overwrite: remove the crystals that the output folder holds of an earlier run.
 
     Returns:
         The exit code.
@@ -164,7 +185,7 @@ def decode_latents(
             )
     tally = Tally("decoded")
     with (
-        open_writer(output, resume, COLUMNS) as writer,
+        open_writer(output, resume, COLUMNS, overwrite) as writer,
         progress_bar("decoding", run.progress) as bar,
     ):
         tally.skipped = len(writer.done)
@@ -194,5 +215,6 @@ def _write(
             tally.rejected.append(Rejected(source, row, name, reason))
             continue
         beside |= {key: values[i] for key, values in (known or {}).items()}
+        tally.faulty += bool(beside.get("faults"))
         writer.write(name, structure, beside)
         tally.done += 1

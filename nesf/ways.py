@@ -18,6 +18,7 @@ from nesf.ranks import Ranks
 from nesf.reconstruct import Reconstruction, ReconstructOptions, reconstruct
 from nesf.repeats import find_repeats
 from nesf.repeats_way import reconstruct_boxes
+from nesf.settings_way import Choice, choice_for
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,22 @@ class Way:
         model: which takes them there; None for exact fields.
         walls: they are boxes, without periodic images.
         why: without a model, tells for each crystal why it cannot be given back, or None.
+        setting: the cells in which the model is given crystals.
+        refines: it fits latents, which may take long.
     """
 
     back: Callable[[CrystalBatch], Reconstruction]
     model: api.Model | None = None
     walls: bool = False
     why: Callable[[CrystalBatch], list[str | None]] | None = None
+    setting: Choice = "given"
+    refines: bool = False
+
+    def too_large(self, crystals: CrystalBatch) -> list[str | None]:
+        """For each crystal, why it is too large for the model; None where it is not."""
+        if self.model is None:
+            return [None] * len(crystals)
+        return self.model.too_large(crystals, self.setting)
 
     def refusals(self, crystals: CrystalBatch, asked: Sequence[bool]) -> list[str | None]:
         """For the crystals asked about, why they cannot be represented; None if nothing hinders."""
@@ -77,7 +88,12 @@ class Way:
 
 
 def model_way(
-    run: Run, model: str, refine: int | None, changes: Mapping[str, Any], boxes: bool = False
+    run: Run,
+    model: str,
+    refine: int | None,
+    changes: Mapping[str, Any],
+    boxes: bool = False,
+    setting: Choice = "best",
 ) -> Way:
     """Through a model's latents.
 
@@ -87,15 +103,23 @@ def model_way(
         refine: steps of fitting a latent to its crystal, at most; None as the model can.
         changes: of the model's reconstruction options.
         boxes: the crystals are boxes; a model without walls is given what they repeat.
+        setting: the cells in which the model is given crystals, as of `Model.reconstruct`.
 
     Raises:
-        InputError: the model cannot be refined or has no such options.
+        InputError: the model cannot be refined, has no such options, or takes boxes as they are.
     """
     loaded = run.load(model, boxes)
-    loaded.refinement(refine)  # refuses what cannot be refined
+    steps = loaded.refinement(refine).steps  # refuses what cannot be refined
     options = changed_options(loaded, changes)
     walls = boxes or getattr(loaded.module, "walls", False)
-    return Way(lambda crystals: loaded.reconstruct(crystals, options, refine), loaded, walls)
+    choice = choice_for(setting, walls)
+
+    def back(crystals: CrystalBatch) -> Reconstruction:
+        if walls:
+            return loaded.reconstruct(crystals, options, refine)
+        return loaded.reconstruct(crystals, options, refine, choice)
+
+    return Way(back, loaded, walls, setting=choice, refines=steps > 0)
 
 
 def exact_way(run: Run, periodic: bool, changes: Mapping[str, Any], boxes: bool = False) -> Way:

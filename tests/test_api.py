@@ -165,6 +165,35 @@ def test_what_is_refused(model, structures):
         model.decode(torch.zeros(0, model.latent_dim))
 
 
+def test_crystals_that_are_too_large(model, structures):
+    """What the model would cut off it refuses, unless the primitive cell is small enough."""
+    large = structures[1] * (5, 1, 1)
+    crystals = nesf.CrystalBatch.from_structures([structures[0], large], ["a", "b"])
+    told = "crystal b: 10 atoms in the cell are more than the 8 that this model can give back"
+    with pytest.raises(InputError, match=told):
+        model.encode(crystals)
+    with pytest.raises(InputError, match=told):
+        model.reconstruct(crystals, setting="given")
+    for setting in ("best", "primitive"):
+        found = model.reconstruct(crystals, setting=setting)
+        assert found.settings[1] == "primitive"
+        assert found.faults.tolist() == [0, 0]
+        assert same_crystal(found.crystals.to_structures()[1], large)
+    shaken = large.copy()
+    shaken.perturb(0.2)
+    with pytest.raises(InputError, match="crystal 0: 10 atoms in the cell are more"):
+        model.reconstruct([shaken])
+
+
+def test_faults_are_told(model, structures):
+    found = model.reconstruct(structures)
+    assert found.faults.tolist() == [0, 0, 0]
+    assert found.settings == ("given",) * 3
+    nothing = model.reconstruct(structures, ReconstructOptions(min_cluster_size=1e6))
+    # atoms that are missed, and as many too few
+    assert nothing.faults.tolist() == [2 * len(structure) for structure in structures]
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "", "meta:x"])
 def test_devices_that_are_not_here(device):
     with pytest.raises(InputError, match="there is no device"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -111,15 +112,26 @@ def test_latents_that_no_step_can_change_stay(model: NeSF, crystals: CrystalBatc
     assert torch.equal(fit.latent, latent)
 
 
-def test_what_decodes_to_its_crystal_is_left_alone(model: NeSF, crystals: CrystalBatch) -> None:
+def right_fields(first_only: bool = False) -> Callable[[LatentFit], torch.Tensor]:
+    """In the place of `LatentFit.fields_right`: always, or only before the first step."""
+    return lambda fit: torch.full((len(fit.latent),), not first_only or fit.step == 0)
+
+
+def test_what_decodes_to_its_crystal_is_left_alone(
+    model: NeSF, crystals: CrystalBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LatentFit, "fields_right", right_fields())
     latent = model.encode(crystals)
     refined = refine_latents(model, crystals, latent, lambda _: exactly(crystals), QUICK)
     assert torch.equal(refined.latent, latent)
     assert refined.faults.tolist() == refined.steps.tolist() == [0] * len(crystals)
 
 
-def test_the_fewest_faults_win(model: NeSF, crystals: CrystalBatch) -> None:
+def test_the_fewest_faults_win(
+    model: NeSF, crystals: CrystalBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Decoded well, then badly for some: these keep what they had."""
+    monkeypatch.setattr(LatentFit, "fields_right", right_fields(first_only=True))
     latent = model.encode(crystals)
     calls = []
 
@@ -165,9 +177,7 @@ def test_what_is_done_leaves(
             numbers[0] = part.atomic_numbers[0]
         return exactly(part.replace(atomic_numbers=numbers))
 
-    monkeypatch.setattr(
-        LatentFit, "fields_right", lambda fit: torch.ones(len(fit.latent), dtype=torch.bool)
-    )
+    monkeypatch.setattr(LatentFit, "fields_right", right_fields())
     options = RefineOptions(steps=9, first_steps=2, check_growth=1.6)
     refined = refine_latents(model, crystals, model.encode(crystals), decode, options)
     assert sizes == [5, 5, 4, 3, 2, 1]
@@ -176,7 +186,7 @@ def test_what_is_done_leaves(
 
 
 def test_only_fields_that_are_right_are_decoded(model: NeSF, crystals: CrystalBatch) -> None:
-    """An untrained model's never are: decoded once before, and once at the end."""
+    """An untrained model's never are: decoded at the end, the encoder's latents too."""
     sizes = []
 
     def decode(z: torch.Tensor) -> Reconstruction:

@@ -7,8 +7,12 @@ from command_line import complaint, crystal, is_crystal, nesf, rows_of, table
 from pymatgen.core import Lattice, Structure
 from stand_in_model import StandIn
 
+from nesf.command_parts import batches_of_rows, rows_in
 from nesf.data.readers import read_crystals
+from nesf.data.records import Row
 from nesf.latents import Latents
+from nesf.ranks import Ranks
+from nesf.tally import Tally
 
 
 def test_exact_fields_give_the_crystals_back(tmp_path, capsys):
@@ -79,8 +83,9 @@ def test_a_model_in_three_commands(tmp_path, model_file, capsys):
     assert set(straight) == {"c0", "c1", "c2", "c3", "c5"}
     # only where the original is known can faults be counted
     assert [
-        (row.pop("faults"), float(row.pop("residual")) < 1e-3) for row in straight.values()
-    ] == [("0", True)] * 5
+        (row.pop("faults"), float(row.pop("residual")) < 1e-3, row.pop("setting"))
+        for row in straight.values()
+    ] == [("0", True, "given")] * 5
     assert straight == round_
     assert all(is_crystal(int(name[1:]), row["cif"]) for name, row in straight.items())
     with np.load(tmp_path / "z.npz", allow_pickle=False) as content:
@@ -96,8 +101,11 @@ def test_what_the_model_cannot_hold_is_rejected(tmp_path, model_file, monkeypatc
     files = sorted(tmp_path.glob("*.cif"))
     monkeypatch.setattr(StandIn, "num_species", 20)
     encode = StandIn.encode
-    for verb, output in (("reconstruct", "out.csv"), ("encode", "z.npz")):
-        assert nesf(verb, *files, "--model", model_file, "--output", tmp_path / output) == 1
+    for verb, *words in (
+        ("reconstruct", "--setting", "given", "--output", tmp_path / "out.csv"),
+        ("encode", "--output", tmp_path / "z.npz"),
+    ):
+        assert nesf(verb, *files, "--model", model_file, *words) == 1
         listed = rows_of(tmp_path / "rejected.csv")
         assert "first 20" in listed["heavy"]["reason"]
         assert "10 atoms" in listed["large"]["reason"]
@@ -106,6 +114,74 @@ def test_what_the_model_cannot_hold_is_rejected(tmp_path, model_file, monkeypatc
     assert nesf("encode", files[0], "--model", model_file, "--output", tmp_path / "z.npz") == 1
     assert "not finite" in rows_of(tmp_path / "rejected.csv")["c1"]["reason"]
     assert Latents.load(tmp_path / "z.npz").ids == ()
+
+
+def test_large_cells_go_through_their_primitive_ones(tmp_path, model_file):
+    large = crystal(0) * (1, 1, 5)
+    shaken = large.copy()
+    shaken.perturb(0.2)
+    for name, structure in (("large", large), ("shaken", shaken), ("c1", crystal(1))):
+        structure.to(str(tmp_path / f"{name}.cif"))
+    files = sorted(tmp_path.glob("*.cif"))
+    words = ("--model", model_file, "--output", tmp_path / "out.csv")
+    for setting, of_small in (("best", "given"), ("primitive", "primitive")):
+        assert nesf("reconstruct", *files, *words, "--setting", setting) == 1
+        done = rows_of(tmp_path / "out.csv")
+        assert {n: (r["setting"], r["faults"]) for n, r in done.items()} == {
+            "large": ("primitive", "0"),
+            "c1": (of_small, "0"),
+        }
+        assert len(Structure.from_str(done["large"]["cif"], fmt="cif")) == 10
+        listed = rows_of(tmp_path / "rejected.csv")
+        assert set(listed) == {"shaken"}
+        assert "10 atoms in the cell are more than the 8" in listed["shaken"]["reason"]
+
+
+def test_crystals_with_faults_are_counted_aloud(tmp_path, model_file, monkeypatch, capsys):
+    source = table(tmp_path / "in.csv", 3)
+    encode = StandIn.encode
+
+    def stretched(self, crystals):
+        latent = encode(self, crystals)
+        latent[0, :9] *= 1.1
+        return latent
+
+    monkeypatch.setattr(StandIn, "encode", stretched)
+    for output, listed in (("out", "out/index.csv"), ("out.csv", "out.csv")):
+        words = ("--model", model_file, "--output", tmp_path / output)
+        assert nesf("reconstruct", source, *words) == 0
+        told = f"1 of them not within 0.03 Å (faults in {tmp_path / listed}), 0 rejected"
+        assert f"3 reconstructed, {told}" in capsys.readouterr().out
+        faults = {name: row["faults"] for name, row in rows_of(tmp_path / listed).items()}
+        assert faults == {"c0": "1", "c1": "0", "c2": "0"}
+
+
+def test_settings_that_are_refused(tmp_path, capsys):
+    source = table(tmp_path / "in.csv", 1)
+    words = ("--field", "exact", "--setting", "primitive", "--output", tmp_path / "out.csv")
+    assert nesf("reconstruct", source, *words) == 2
+    assert "goes with --model" in complaint(capsys)
+
+
+def test_batches_of_large_crystals_are_small():
+    def sizes(cells: list[int], large_alone: bool) -> list[int]:
+        found = (Row(str(n), crystal(0) * (1, 1, n), {}, "x") for n in cells)
+        return [len(b) for b in batches_of_rows(found, 10, Tally(""), frozenset(), large_alone)]
+
+    # 2 and 30 atoms
+    assert sizes([1] * 9 + [15] * 6, False) == [10, 5]
+    assert sizes([1] * 9 + [15] * 6, True) == [10, 2, 2, 1]
+    assert sizes([1] * 25, True) == [10, 10, 5]
+
+
+def test_rows_that_are_known_before_they_are_read(tmp_path):
+    source = table(tmp_path / "in.csv", 5)
+    assert nesf("data", "pack", source, "--output", tmp_path / "in.nesf") == 0
+    crystal(1).to(str(tmp_path / "x.cif"))
+    inputs = [str(tmp_path / name) for name in ("in.nesf", "x.cif")]
+    assert rows_in(inputs, Ranks()) == 6
+    assert [rows_in(inputs, Ranks(rank, 4)) for rank in range(4)] == [2, 2, 1, 1]
+    assert rows_in([str(source)], Ranks()) is None
 
 
 def test_reconstruction_options_need_a_model_that_has_them(tmp_path, model_file, capsys):

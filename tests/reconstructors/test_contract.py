@@ -158,7 +158,7 @@ def test_the_python_interface(model: Any):
     crystals: CrystalBatch = right_angled(11)
     loaded = api.Model(model, batch_size=4)
     before = copy.deepcopy(model.state_dict())
-    found = loaded.reconstruct(crystals)
+    found = loaded.reconstruct(crystals, refine=2 if loaded.refinement().steps else 0)
     check(found, len(crystals), model)
     assert found.crystals.ids == crystals.ids
     after = model.state_dict()
