@@ -13,6 +13,7 @@ import docstring_parser
 from jsonargparse import ArgumentError, ArgumentParser
 
 from nesf.errors import InputError
+from nesf.suggestions import nearest_option
 
 # every command takes these; one that has no use for them says so
 COMMON = {
@@ -89,6 +90,11 @@ class FunctionParser:
             given = re.findall(r"(?:Given|Got) value: (.*?)(?= Given|$)", message)
             value = f" and not {given[-1]}" if given else ""
             return f"{_flag(name)} takes {_wanted(self._hint(name))}{value}"
+        unknown = re.match(r"unrecognized arguments: --([\w.-]+)", message)
+        if unknown:
+            flags = (flag for action in self.parser._actions for flag in action.option_strings)
+            nearest = nearest_option(unknown[1], (flag.removeprefix("--") for flag in flags))
+            return f"{message}; the nearest option is --{nearest}" if nearest else message
         missing = re.match(r"the following arguments are required: (.*)", message)
         if missing:
             names = [_flag(name) for name in missing[1].split(", ")]

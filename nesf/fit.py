@@ -26,8 +26,10 @@ from nesf.atomic import atomic_write
 from nesf.callbacks import LastCheckpoint
 from nesf.checkpoint import read_model, sidecar_path
 from nesf.checkpoint_io import AtomicCheckpointIO
+from nesf.data.module import MissingCrystals
 from nesf.errors import CheckpointError, InputError
-from nesf.fit_parser import HELP, FitParser, reason_of
+from nesf.fit_parser import HELP, FitParser, how_made, reason_of, suggestion
+from nesf.memory import keep_freed_memory
 from nesf.precision import has_fast_bfloat16
 from nesf.progress_lines import ProgressLines
 from nesf.run_folder import BEST, CONFIG, CURVE, LAST, MODEL, TENSORBOARD, TRAINING
@@ -90,6 +92,9 @@ class FitCLI(LightningCLI):
         # not the inherited method, which warns of arguments from elsewhere than sys.argv
         try:
             self.config = parser.parse_args(args)
+        except InputError as error:
+            told = str(error).removesuffix(HELP)
+            raise InputError(f"{told}{suggestion(told, parser, args)}{HELP}") from error
         except UnicodeDecodeError as error:
             raise InputError("the file given as --config is not a text file") from error
 
@@ -106,6 +111,7 @@ class FitCLI(LightningCLI):
         self.checkpoint = find_checkpoint(root, config.restart, config.ckpt_path)
         if config.threads:
             torch.set_num_threads(config.threads)
+        keep_freed_memory()
         if trainer.precision == "bf16-mixed" and not has_fast_bfloat16(_kind(trainer.accelerator)):
             _say("this hardware has no fast bfloat16: training in float32")
             trainer.precision = "32-true"
@@ -142,6 +148,11 @@ class FitCLI(LightningCLI):
         before = signal.getsignal(signal.SIGINT)
         try:
             self.trainer.fit(**kwargs, ckpt_path=self.checkpoint)
+        except MissingCrystals as error:
+            configs = [Path(str(path)) for path in self.config[self.subcommand].config or ()]
+            command = how_made(error.path, configs)
+            mend = f"{command} makes it" if command else "name yours as --data.train, --data.val"
+            raise InputError(f"{error}; {mend}") from error
         except MisconfigurationException as error:
             raise InputError(f"the configuration does not work: {reason_of(str(error))}") from error
         except SIGTERMException:
@@ -247,7 +258,7 @@ def refuse_other_model(checkpoint: Path, module: lightning.LightningModule) -> N
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Without the engine's chatter; its warnings stay, but for one that users cannot mend."""
+    """Without the engine's chatter; its warnings stay, but for those that users cannot mend."""
     loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
     try:
@@ -256,6 +267,12 @@ def quiet_lightning() -> Iterator[None]:
         with warnings.catch_warnings():
             # lightning 2.6 on torch 2.13, from inside its own loader
             warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+            # wherever SLURM is installed, though nobody asked for it
+            warnings.filterwarnings("ignore", message="The `srun` command is available on your")
+            # a small set: steps are counted through all epochs, and logged as often as ever
+            warnings.filterwarnings(
+                "ignore", message=r"The number of training batches \(\d+\) is smaller than the log"
+            )
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -27,6 +27,7 @@ def perturb_files(
     scale: float = 0.1,
     like: Files = None,
     resume: bool = False,
+    overwrite: bool = False,
     picture: bool = True,
     batch_size: int = 128,
     device: str = "auto",
@@ -52,6 +53,7 @@ def perturb_files(
         like: crystals like the ones wanted, a file, folder or glob, or [several]; they tell how
             latents spread, and which formulas are known.
         resume: go on with an interrupted run; crystals that are in the output are skipped.
+        overwrite: remove the crystals that the output folder holds of an earlier run.
         picture: draw strip.png.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
@@ -72,7 +74,17 @@ def perturb_files(
         return around(loaded, inputs, count, scale, like, seed, read, progress)
 
     return generate(
-        order, model, output, resume, picture, batch_size, device, seed, progress, changes
+        order,
+        model,
+        output,
+        resume,
+        overwrite,
+        picture,
+        batch_size,
+        device,
+        seed,
+        progress,
+        changes,
     )
 
 
@@ -84,6 +96,7 @@ def interpolate_files(
     path: Literal["linear", "spherical"] = "linear",
     like: Files = None,
     resume: bool = False,
+    overwrite: bool = False,
     picture: bool = True,
     batch_size: int = 128,
     device: str = "auto",
@@ -106,6 +119,7 @@ def interpolate_files(
         path: the straight line between the latents, or the great circle, which keeps their length.
         like: crystals whose formulas are known, a file, folder or glob, or [several].
         resume: go on with an interrupted run; crystals that are in the output are skipped.
+        overwrite: remove the crystals that the output folder holds of an earlier run.
         picture: draw strip.png.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
@@ -128,7 +142,17 @@ def interpolate_files(
         return between(loaded, ends, steps, path, like, read, progress)
 
     return generate(
-        order, model, output, resume, picture, batch_size, device, seed, progress, changes
+        order,
+        model,
+        output,
+        resume,
+        overwrite,
+        picture,
+        batch_size,
+        device,
+        seed,
+        progress,
+        changes,
     )
 
 
@@ -140,6 +164,7 @@ def sample_files(
     like: Files = None,
     prior: Literal["auto", "own", "fitted"] = "auto",
     resume: bool = False,
+    overwrite: bool = False,
     picture: bool = True,
     batch_size: int = 128,
     device: str = "auto",
@@ -167,6 +192,7 @@ def sample_files(
             where latents lie wherever training held them to the own one only loosely; auto takes
             the own one where there is one.
         resume: go on with an interrupted run; crystals that are in the output are skipped.
+        overwrite: remove the crystals that the output folder holds of an earlier run.
         picture: draw strip.png.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
@@ -185,7 +211,17 @@ def sample_files(
         return at_random(loaded, model, count, property_bin, like, prior, seed, read, progress)
 
     return generate(
-        order, model, output, resume, picture, batch_size, device, seed, progress, changes
+        order,
+        model,
+        output,
+        resume,
+        overwrite,
+        picture,
+        batch_size,
+        device,
+        seed,
+        progress,
+        changes,
     )
 
 

@@ -15,7 +15,7 @@ from nesf.atomic import atomic_write
 from nesf.command_parts import COLUMNS, NO_ATOMS, changed_options, progress_bar, structures_of
 from nesf.data.records import Rejected
 from nesf.data.writer_formats import CsvFormat
-from nesf.data.writers import CrystalWriter, open_writer
+from nesf.data.writers import CrystalWriter, open_writer, refuse_earlier
 from nesf.errors import InputError
 from nesf.reconstruct import ReconstructOptions
 from nesf.tally import Tally, rejected_path
@@ -32,6 +32,7 @@ def generate(
     model: str,
     output: str,
     resume: bool,
+    overwrite: bool,
     picture: bool,
     batch_size: int,
     device: str,
@@ -46,6 +47,7 @@ def generate(
         model: a run folder, a checkpoint or a shipped name.
         output: a folder or a table, as `open_writer` takes it.
         resume: go on after what is in the output.
+        overwrite: remove the crystals that the output folder holds of an earlier run.
         picture: draw what the order wants to be shown.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
@@ -56,12 +58,14 @@ def generate(
     Returns:
         The exit code: 0, or 1 if a crystal was rejected.
     """
+    if not (resume or overwrite):
+        refuse_earlier(output)  # at once, since orders may take long
     torch.manual_seed(seed)
     loaded = api.load(model, device, batch_size)
     options = changed_options(loaded, changes)
     ordered = order(loaded)
     tally = Tally("generated", rejected=list(ordered.rejected))
-    run = Generation(loaded, output, tally, options, ordered.known, batch_size)
+    run = Generation(loaded, output, tally, options, ordered.known, batch_size, overwrite)
     return run.run(ordered.wanted, ordered.picture if picture else None, resume, progress)
 
 
@@ -76,6 +80,7 @@ class Generation:
         options: of the reconstruction, instead of the model's own.
         known: reduced formulas of known crystals, if any were given.
         batch_size: crystals at once.
+        overwrite: remove the crystals that the output folder holds of an earlier run.
         rows: of validity.csv, by id.
         shown: the generated crystals that the picture wants, by id.
     """
@@ -86,6 +91,7 @@ class Generation:
     options: ReconstructOptions | None = None
     known: Set[str] | None = None
     batch_size: int = 128
+    overwrite: bool = False
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     shown: dict[str, Structure] = field(default_factory=dict)
 
@@ -113,7 +119,7 @@ class Generation:
         from eval import validity
 
         shown = picture.ids if picture else frozenset()
-        with open_writer(self.output, resume, COLUMNS) as writer:
+        with open_writer(self.output, resume, COLUMNS, self.overwrite) as writer:
             table = rejected_path(self.output).with_name(VALIDITY)
             self.rows = self._earlier_rows(table) if resume else {}
             done = writer.done

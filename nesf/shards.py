@@ -18,15 +18,13 @@ import numpy as np
 
 from nesf.data.readers import unique_id
 from nesf.data.records import Rejected
-from nesf.data.writers import CrystalWriter, open_writer
+from nesf.data.writers import CrystalWriter, is_folder, open_writer
 from nesf.errors import InputError
 from nesf.latents import Latents
 from nesf.ranks import Ranks
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-
-_TABLES = (".csv", ".csv.gz", ".extxyz", ".jsonl")  # outputs that are one file
 
 
 @dataclass(frozen=True)
@@ -100,15 +98,24 @@ class Shards:
 
     def __init__(self, output: str | Path) -> None:
         path = Path(output)
+        self.named = output  # as it is written: a slash at its end says that it is a folder
         self.output = path if path.name else path.resolve()
         self.folder = self.output.with_name(f"{self.output.name}.shards")
 
-    def prepare(self, resume: bool) -> bool:
+    def prepare(self, resume: bool, overwrite: bool = False) -> bool:
         """Clear what an earlier run has left, but for crystals that are to be gone on from.
 
         Returns:
             Whether there are such.
+
+        Raises:
+            InputError: there are crystals for a folder, and neither flag was given.
         """
+        if not (resume or overwrite) and self._hold_crystals() and is_folder(self.named):
+            raise InputError(
+                f"{self.folder} holds what an interrupted run has done: go on with --resume, "
+                "remove it with --overwrite, or give another output"
+            )
         self._remove("done-*.json", "latents-*.npz", "joined-*")
         if not resume:
             self._remove("shard-*.jsonl")
@@ -137,13 +144,17 @@ class Shards:
             if entry.number % ranks.size == ranks.rank
         }
 
-    def open_target(self, columns: Sequence[str]) -> CrystalWriter:
+    def open_target(self, columns: Sequence[str], overwrite: bool = False) -> CrystalWriter:
         """Open what all shards are joined into.
+
+        Args:
+            columns: as of `open_writer`.
+            overwrite: replace what a folder holds of an earlier run.
 
         Raises:
             InputError: as `open_writer`.
         """
-        return open_writer(self._joined or self.output, columns=columns)
+        return open_writer(self._joined or self.named, columns=columns, overwrite=overwrite)
 
     def finish_target(self) -> None:
         """Put a joined file in the place of the output, in one step."""
@@ -205,9 +216,10 @@ class Shards:
 
     @property
     def _joined(self) -> Path | None:
-        name = self.output.name
-        is_table = name.lower().endswith(_TABLES) and not self.output.is_dir()
-        return self.folder / f"joined-{name}" if is_table else None
+        return None if is_folder(self.named) else self.folder / f"joined-{self.output.name}"
+
+    def _hold_crystals(self) -> bool:
+        return any(path.stat().st_size for path in self._files())
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("shard-*.jsonl"))

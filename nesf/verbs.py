@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from nesf.arguments import Files, listed
 from nesf.data.records import ReadOptions
 from nesf.errors import InputError
 
@@ -19,7 +20,7 @@ def pack_files(
     inputs: Sequence[str],
     output: str,
     shard: str | None = None,
-    held_out: list[str] | None = None,
+    held_out: Files = None,
     progress: bool = True,
     read: ReadOptions = ReadOptions(),  # noqa: B008 (frozen)
 ) -> int:
@@ -31,14 +32,14 @@ def pack_files(
         output: the packed set, a .nesf file.
         shard: I/N packs every N-th row, beginning with the I-th (I from 1 to N); `nesf data join`
             puts the N parts together.
-        held_out: files of crystals that training must not see; they are left out of the set
-            whatever their id and cell, and listed with the rejected rows.
+        held_out: crystals that training must not see, a file or as in [a.csv,b.csv]; they are left
+            out of the set whatever their id and cell, and listed with the rejected rows.
         progress: show a progress bar.
         read: reading
     """
     from nesf.data.packed import pack
 
-    report = pack(inputs, output, read, parse_shard(shard), progress, held_out or ())
+    report = pack(inputs, output, read, parse_shard(shard), progress, listed(held_out))
     print(f"{report.packed} packed, {report.rejected} rejected: {report.path}")
     return _list_rejected(report.rejected, report.rejected_path)
 

@@ -251,6 +251,4 @@ def test_a_model_of_boxes_gives_back_boxes():
 
 def test_training_boxes_are_the_models():
     with pytest.raises(ValueError, match=r"boxes.side is 10.0 Å, and the model's box 7.5 Å"):
-        FieldTraining(
-            tiny(box=7.5, margin=0.0), CellQueries(), boxes=BoxOptions(side=10.0)
-        )
+        FieldTraining(tiny(box=7.5, margin=0.0), CellQueries(), boxes=BoxOptions(side=10.0))

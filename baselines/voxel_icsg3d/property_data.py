@@ -22,7 +22,8 @@ class PropertyData(CrystalData):
     which properties are wanted is the model's to say.
 
     Args:
-        train: files, folders or globs in any format of the readers, or packed sets.
+        train: files, folders or globs in any format of the readers, or packed sets; one, or a
+            list of them.
         val: likewise; empty holds out a part of `train`.
         batch_size: crystals a step and rank.
         val_batch_size: crystals a validation step.
@@ -35,14 +36,14 @@ class PropertyData(CrystalData):
 
     def __init__(
         self,
-        train: Sequence[str],
-        val: Sequence[str] = (),
+        train: Sequence[str] | str,
+        val: Sequence[str] | str = (),
         batch_size: int = 64,
         val_batch_size: int = 256,
         val_fraction: float = 0.05,
         seed: int = 0,
         cache_dir: str | None = None,
-        properties: Sequence[str] = (),
+        properties: Sequence[str] | str = (),
     ) -> None:
         super().__init__(
             train,

@@ -117,7 +117,8 @@ def cases_section(
     return (
         '<section><h2>Crystals</h2><p class="soft">The worst and the median crystals of each '
         "model, each beside the truth and beside what the other models made of it. Drag to turn "
-        "all of them, scroll to zoom. Atoms on a face are drawn on the opposite face, too.</p>"
+        "all of them, scroll to zoom. Atoms that reach through a face are drawn on "
+        "the opposite one, too.</p>"
         f'<div class="cases">{cards}</div></section>'
     )
 

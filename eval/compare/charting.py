@@ -75,7 +75,7 @@ def logarithmic(ax: Axes) -> None:
         return
     ax.set_yscale("log")
     low, high = ax.get_ylim()
-    few = high < 30 * low
+    few = high < 300 * low
     ax.yaxis.set_major_locator(
         LogLocator(subs=(1, 2, 3, 5, 7) if high < 3 * low else (1, 2, 5)) if few else LogLocator()
     )

@@ -184,7 +184,7 @@ def _learning(outcomes: Sequence[Outcome], colors: Mapping[str, str]) -> Figure:
         ax.set_xlim(left=0)
         ax.set_title(title, loc="left")
         ax.set_xlabel(f"training time, {unit}")
-        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         ax.grid(alpha=0.2, lw=0.6, color=INK)
     legend_below(figure)
     return figure

@@ -101,6 +101,8 @@ def _build(cls: type[T], content: Any, source: str, key: str) -> T:
     where = f"{source}, {key}" if key else source
     if not isinstance(content, Mapping):
         raise InputError(f"{where}: give keys and values, not {content!r}")
+    if cls is DataFiles:  # one file, or a list of them
+        content = {key: [v] if isinstance(v, str) else v for key, v in content.items()}
     parts: dict[str, Any] = {}
     for name, part in _PARTS.get(cls, {}).items():
         if name in content:

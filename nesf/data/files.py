@@ -28,6 +28,15 @@ TABLE_SUFFIXES = {
     ".nesf": "packed",
     ".zip": "zip",
 }
+# what our own commands leave beside crystals, and the columns that tell it from a user's table
+OURS = {
+    "index.csv": {"id", "file"},
+    "rejected.csv": {"file", "row", "id", "reason"},
+    "validity.csv": {"id", "valid", "valid_all"},
+    "strip.png": set[str](),
+}
+_HEADER_LENGTH = 10_000  # characters
+_SHOWN = 5  # of the ignored files
 READABLE = ".cif, POSCAR, .csv, .csv.gz, .parquet, .extxyz, .json, .jsonl, .nesf or .zip"
 # what damaged or foreign compressed files raise when they are read
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, UnicodeDecodeError)
@@ -57,10 +66,37 @@ class TooLargeError(Exception):
     """A file expands to more than it may; the message says so."""
 
 
+@dataclass(frozen=True)
+class FoundFiles:
+    """What some inputs mean.
+
+    Attributes:
+        files: to read.
+        ignored: files in folders and among a pattern's matches that are of no known kind.
+    """
+
+    files: list[InputFile]
+    ignored: list[Path]
+
+    def tell_ignored(self) -> str | None:
+        """One line that counts and names the ignored files; None if there are none."""
+        if not self.ignored:
+            return None
+        count, names = len(self.ignored), ", ".join(map(str, self.ignored[:_SHOWN]))
+        more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
+        return f"ignored {count} file{'s' * (count > 1)} of no known kind: {names}{more}"
+
+
 def find_files(inputs: Sequence[str | Path]) -> list[InputFile]:
+    """The files of `search_files` that are to be read."""
+    return search_files(inputs).files
+
+
+def search_files(inputs: Sequence[str | Path]) -> FoundFiles:
     """Expand files, folders and glob patterns, each in sorted order.
 
-    A folder means the CIF and POSCAR files in it and below; if there are none, its tables.
+    A folder means all files of a known kind in it and below, but for hidden ones and the lists
+    that our own commands leave beside crystals.
 
     Raises:
         InputError: an input does not exist, is of no known kind, or holds no crystal file.
@@ -68,20 +104,24 @@ def find_files(inputs: Sequence[str | Path]) -> list[InputFile]:
     if not inputs:
         raise InputError("no input was given; name a file or a folder of crystals")
     files: list[InputFile] = []
+    ignored: list[Path] = []
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            files.extend(_in_folder(path))
+            found = _in_folder(path, ignored)
+            if not found:
+                raise InputError(f"the folder {path} holds no crystal; give {READABLE} files")
+            files.extend(found)
         elif path.exists():
             kind = kind_of(path)
             if kind is None:
                 raise InputError(f"{path} is of no known kind; give {READABLE}")
             files.append(InputFile(path, kind))
         elif glob.has_magic(str(name)):
-            files.extend(_matching(str(name)))
+            files.extend(_matching(str(name), ignored))
         else:
             raise InputError(f"{path} does not exist")
-    return files
+    return FoundFiles(files, ignored)
 
 
 def kind_of(path: Path | str) -> str | None:
@@ -155,29 +195,45 @@ def decode(data: bytes) -> str:
     return data.decode("utf-8-sig", errors="replace")
 
 
-def _matching(pattern: str) -> list[InputFile]:
+def _matching(pattern: str, ignored: list[Path]) -> list[InputFile]:
+    """The files that a pattern matches, then those in the folders that it matches."""
     found = [Path(p) for p in sorted(glob.glob(pattern, recursive=True))]
-    files = [InputFile(p, kind, named=False) for p in found if p.is_file() and (kind := kind_of(p))]
+    files: list[InputFile] = []
+    for path in (p for p in found if p.is_file() and not _is_ours(p)):
+        if kind := kind_of(path):
+            files.append(InputFile(path, kind, named=False))
+        else:
+            ignored.append(path)
     for folder in (p for p in found if p.is_dir()):
-        files.extend(_in_folder(folder, must_hold=False))
+        files.extend(_in_folder(folder, ignored))
     if not files:
         raise InputError(f"{pattern} matches no file of crystals; give {READABLE}")
     return files
 
 
-def _in_folder(folder: Path, must_hold: bool = True) -> list[InputFile]:
+def _in_folder(folder: Path, ignored: list[Path]) -> list[InputFile]:
+    """The files in a folder and below; those of no known kind are added to `ignored`."""
     paths: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths.extend(Path(parent, name) for name in names if not name.startswith("."))
-    paths.sort()
-    structures = [p for p in paths if kind_of(p) in ("cif", "poscar")]
-    if structures:
-        return _indexed(structures)
-    tables = [InputFile(p, kind, named=False) for p in paths if (kind := kind_of(p))]
-    if not tables and must_hold:
-        raise InputError(f"the folder {folder} holds no crystal; give {READABLE} files")
-    return tables
+    paths = [path for path in sorted(paths) if not _is_ours(path)]
+    ignored.extend(path for path in paths if kind_of(path) is None)
+    return _indexed([path for path in paths if kind_of(path) is not None])
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether our own commands wrote this file beside crystals."""
+    columns = OURS.get(path.name)
+    return columns is not None and (not columns or columns <= _header(path))
+
+
+def _header(path: Path) -> set[str]:
+    """The columns of a table of ours; of anything else, whatever stands in its first line."""
+    if not path.is_file():
+        return set()
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        return set(next(csv.reader([file.readline(_HEADER_LENGTH)]), ()))
 
 
 def _indexed(paths: list[Path]) -> list[InputFile]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,18 @@ from nesf.data.packed_view import PackedView
 from nesf.errors import InputError
 
 
+class MissingCrystals(InputError):
+    """A file of crystals does not exist.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"there is no {path} to train or validate on")
+        self.path = path
+
+
 class CrystalData(lightning.LightningDataModule):
     """Training and validation crystals.
 
@@ -31,7 +44,8 @@ class CrystalData(lightning.LightningDataModule):
     more for rates if crystals are not drawn alike.
 
     Args:
-        train: files, folders or globs in any format of the readers, or packed sets.
+        train: files, folders or globs in any format of the readers, or packed sets; one, or a
+            list of them.
         val: likewise; empty holds out a part of `train`.
         batch_size: crystals a step and rank.
         val_batch_size: crystals a validation step.
@@ -49,8 +63,8 @@ class CrystalData(lightning.LightningDataModule):
 
     def __init__(
         self,
-        train: Sequence[str],
-        val: Sequence[str] = (),
+        train: Sequence[str] | str,
+        val: Sequence[str] | str = (),
         batch_size: int = 32,
         val_batch_size: int = 128,
         val_fraction: float = 0.05,
@@ -59,10 +73,10 @@ class CrystalData(lightning.LightningDataModule):
         shares: Sequence[float] = (),
         seed: int = 0,
         cache_dir: str | None = None,
-        properties: Sequence[str] = (),
+        properties: Sequence[str] | str = (),
     ) -> None:
         super().__init__()
-        self.train, self.val = tuple(train), tuple(val)
+        self.train, self.val = several(train), several(val)
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
         self.val_fraction = val_fraction
         self.size_weight, self.free_weight = size_weight, free_weight
@@ -74,7 +88,7 @@ class CrystalData(lightning.LightningDataModule):
             )
         self.seed = seed
         self.cache_dir = cache_dir
-        self.properties = tuple(properties)
+        self.properties = several(properties)
         self._views: dict[str, PackedView] = {}
         self._copies: dict[str, PackedSet] = {}
         self._sources: dict[str, CrystalSource] = {}
@@ -171,6 +185,9 @@ class CrystalData(lightning.LightningDataModule):
         )
 
     def _load(self, inputs: Sequence[str]) -> PackedSet:
+        for one in inputs:
+            if not (Path(one).exists() or glob.has_magic(one)):
+                raise MissingCrystals(Path(one))
         cache = None if self.cache_dir is None else Path(self.cache_dir)
         progress = sys.stderr.isatty()  # in a log, a progress bar fills pages
         return PackedSet.load(load_or_pack(inputs, cache_dir=cache, progress=progress))
@@ -201,6 +218,11 @@ class CrystalData(lightning.LightningDataModule):
         """Fewest and most atoms in a training crystal."""
         counts = self._views["train"].each(lambda some: some.num_atoms.astype(np.int32))
         return int(counts.min()), int(counts.max())
+
+
+def several(names: Sequence[str] | str) -> tuple[str, ...]:
+    """The names of an option that takes one or a list; an empty one is none."""
+    return tuple(filter(None, [names] if isinstance(names, str) else names))
 
 
 def free_share(crystals: PackedSet, tolerance: float = 0.005) -> Float[np.ndarray, " m"]:

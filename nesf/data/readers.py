@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nesf.atomic import atomic_write
 from nesf.data.checks import check_structure
-from nesf.data.files import InputFile, find_files
+from nesf.data.files import InputFile, search_files
 from nesf.data.records import CellChoice, ReadOptions, Rejected, Row, Task
 from nesf.data.sources import tasks_of
 from nesf.data.workers import Failure, Limits, map_in_workers
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 EVERY = slice(0, None, 1)
+_log = logging.getLogger(__name__)
 
 
 def iter_crystals(
@@ -46,9 +48,10 @@ def iter_crystals(
 ) -> Iterator[Row | Rejected]:
     """Read crystals of any known format, in the inputs' order.
 
-    An input is a CIF or POSCAR; a folder, glob pattern or zip of them (every data block is a row);
-    a CSV, CSV.gz or Parquet with a `cif` column or with LeMat-Bulk's columns; extended XYZ; JSON
-    or JSON lines of pymatgen Structure dicts; or a packed set. All but zips and Parquet may be
+    An input is a CIF or POSCAR or a zip of them (every data block is a row); a CSV, CSV.gz or
+    Parquet with a `cif` column or with LeMat-Bulk's columns; extended XYZ; JSON or JSON lines of
+    pymatgen Structure dicts; a packed set; or a folder or glob pattern of any of these, in which
+    files of other kinds are ignored with a warning that names them. All but zips and Parquet may be
     compressed by gzip. Sites come without charges and site properties, CIF sites wrapped into
     [0, 1). The id is `material_id` (`immutable_id`, `id`) or the file's stem, made unique.
 
@@ -65,8 +68,10 @@ def iter_crystals(
         InputError: an input does not exist or is of no known kind (at the call); a file that was
             named cannot be read at all, or nothing holds a crystal (while reading).
     """
-    files = find_files([inputs] if isinstance(inputs, (str, Path)) else inputs)
-    return _iterate(files, options or ReadOptions(), progress, part)
+    found = search_files([inputs] if isinstance(inputs, (str, Path)) else inputs)
+    if part.start == 0 and (told := found.tell_ignored()):  # of many readers the first one tells
+        _log.warning(told)
+    return _iterate(found.files, options or ReadOptions(), progress, part)
 
 
 def read_crystals(

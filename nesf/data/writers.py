@@ -25,43 +25,85 @@ from nesf.errors import InputError
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+TABLES = (".csv", ".csv.gz", ".extxyz", ".jsonl")  # outputs that are one file
 _KINDS = "a folder, or a .csv, .csv.gz, .extxyz or .jsonl file"
-_FOREIGN_SUFFIXES = {".cif", ".json", ".parquet", ".xyz", ".zip", ".nesf", ".npz", ".txt", ".gz"}
+_SLASHES = ("/", os.sep)
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]*$")  # and not the end of a version or a number
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Windows keeps these for devices, whatever their suffix
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|index)(\..*)?", re.IGNORECASE)
 
 
 def open_writer(
-    output: str | Path, resume: bool = False, columns: Sequence[str] | None = None
+    output: str | Path,
+    resume: bool = False,
+    columns: Sequence[str] | None = None,
+    overwrite: bool = False,
 ) -> CrystalWriter:
     """Open an output for crystals; its suffix decides the format.
 
     Args:
         output: a file that ends in .csv, .csv.gz, .extxyz or .jsonl, or else a folder. Folders
             above it are made.
-        resume: go on after what is there; otherwise a file is replaced, and so are the CIFs that
-            an earlier run listed in the folder's index.csv.
+        resume: go on after what is there; otherwise a file is replaced.
         columns: names of the info columns of a CSV or index.csv; by default the first row's.
+        overwrite: remove the CIFs that an earlier run listed in the folder's index.csv.
 
     Raises:
         InputError: the output cannot be written, is of no known kind, is somebody else's (when
-            resuming), or is a folder that holds other crystals.
+            resuming), or is a folder that holds other crystals, or those of an earlier run.
     """
     path = Path(output)
-    name = path.name.lower()
-    formats: dict[str, RowFormat] = {
-        ".csv": CsvFormat(("material_id", "cif"), columns),
-        ".csv.gz": CsvFormat(("material_id", "cif"), columns),
-        ".extxyz": ExtxyzFormat(),
-        ".jsonl": JsonlFormat(),
-    }
-    for suffix, row_format in formats.items():
-        if name.endswith(suffix) and not path.is_dir():
-            return StreamWriter(path, row_format, resume)
-    if path.suffix.lower() in _FOREIGN_SUFFIXES or (path.exists() and not path.is_dir()):
-        raise InputError(f"{path} cannot be written to; give {_KINDS}")
-    return FolderWriter(path, resume, columns)
+    if not is_folder(output):
+        name = path.name.lower()
+        formats: dict[str, RowFormat] = {
+            ".csv": CsvFormat(("material_id", "cif"), columns),
+            ".csv.gz": CsvFormat(("material_id", "cif"), columns),
+            ".extxyz": ExtxyzFormat(),
+            ".jsonl": JsonlFormat(),
+        }
+        row_format = next(one for suffix, one in formats.items() if name.endswith(suffix))
+        return StreamWriter(path, row_format, resume)
+    return FolderWriter(path, resume, columns, overwrite)
+
+
+def is_folder(output: str | Path) -> bool:
+    """Whether an output is a folder and not one file.
+
+    It is where it ends in a slash, is a folder already, or has no suffix. What ends in a dot and a
+    letter is no folder, since nobody means one by `out.xlsx`.
+
+    Raises:
+        InputError: its suffix is that of no file that we write.
+    """
+    path = Path(output)
+    if path.is_dir() or str(output).endswith(_SLASHES):
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file and no folder; give another output")
+        return True
+    if path.name.lower().endswith(TABLES):
+        return False
+    if path.exists() or _SUFFIX.search(path.name):
+        hint = "" if path.exists() else f" ({path}{os.sep} would be a folder)"
+        raise InputError(f"{path} cannot be written to; give {_KINDS}{hint}")
+    return True
+
+
+def refuse_earlier(output: str | Path) -> None:
+    """Refuse a folder that holds crystals of an earlier run.
+
+    Raises:
+        InputError: it does, or is of no known kind.
+    """
+    if not is_folder(output):
+        return
+    listed = _listed(Path(output))
+    if listed:
+        crystals = f"{len(listed)} crystal{'s' * (len(listed) > 1)}"
+        raise InputError(
+            f"the folder {output} holds {crystals} of an earlier run: go on with --resume, remove "
+            "them with --overwrite, or give another output"
+        )
 
 
 class CrystalWriter(ABC):
@@ -141,16 +183,21 @@ class FolderWriter(CrystalWriter):
         path: the folder.
         resume: as in `open_writer`.
         columns: info columns.
+        overwrite: as in `open_writer`.
     """
 
-    def __init__(self, path: Path, resume: bool, columns: Sequence[str] | None) -> None:
+    def __init__(
+        self, path: Path, resume: bool, columns: Sequence[str] | None, overwrite: bool = False
+    ) -> None:
         self.path = path
         index = path / "index.csv"
         self._format = CsvFormat(("id", "file"), columns)
         with one_sentence(path):
             path.mkdir(parents=True, exist_ok=True)
+            if not (resume or overwrite):
+                refuse_earlier(path)
             if not resume:
-                _clear(path, index)
+                _clear(path)
         self._index = AppendFile(index, self._format, resume)
         self._names = {name.lower() for _, name in self._index.found}
         self.done = frozenset(id for id, name in self._index.found if (path / name).is_file())
@@ -197,11 +244,19 @@ def safe_stem(id: str) -> str:
     return f"{plain}-{digest}" if plain else digest
 
 
-def _clear(folder: Path, index: Path) -> None:
+def _listed(folder: Path) -> list[str]:
+    """The names of the CIFs that an earlier run has listed and that are still there."""
+    index = folder / "index.csv"
+    if not index.is_file():
+        return []
+    names = [name for _, name in whole_parts(index, CsvFormat(("id", "file")))[1]]
+    return [name for name in names if (folder / name).is_file()]
+
+
+def _clear(folder: Path) -> None:
     """Remove the CIFs that an earlier run wrote and listed."""
-    if index.exists():
-        for _, name in whole_parts(index, CsvFormat(("id", "file")))[1]:
-            if Path(name).name == name and name.endswith(".cif"):
-                (folder / name).unlink(missing_ok=True)
+    for name in _listed(folder):
+        if Path(name).name == name and name.endswith(".cif"):
+            (folder / name).unlink(missing_ok=True)
     if any(folder.glob("*.cif")):
         raise InputError(f"the folder {folder} holds other CIF files; give a new one")

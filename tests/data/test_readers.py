@@ -15,6 +15,7 @@ from pymatgen.io.cif import CifParser, CifWriter
 from pymatgen.io.vasp import Poscar
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
+from nesf.data.files import search_files
 from nesf.data.packed import PackedSet
 from nesf.data.readers import (
     ReadOptions,
@@ -154,14 +155,44 @@ class TestFormats:
         (tmp_path / "deep" / "CONTCAR").write_text(Poscar(STRUCTURES[1]).get_str())
         (tmp_path / "deep" / "z.cif.gz").write_bytes(gzip.compress(cif(STRUCTURES[0]).encode()))
         (tmp_path / "notes.txt").write_text("not a crystal")
-        (tmp_path / "table.csv").write_text("not,read\n")
+        (tmp_path / "table.csv").write_text("no,crystals\n")
         (tmp_path / ".hidden.cif").write_text("junk")
-        rows = rows_here(tmp_path)
+        *rows, bad = read_here(tmp_path)
+        assert isinstance(bad, Rejected)
+        assert "has no cif column" in bad.reason
         assert [row.id for row in rows] == ["b", "CONTCAR", "a", "z"]
         assert [row.row for row in rows] == [None] * 4
         assert_same_crystals([rows[2].structure], [STRUCTURES[1]], 1e-9)
         globbed = rows_here(str(tmp_path / "**" / "*.cif"))
         assert [row.id for row in globbed] == ["b"]
+
+    def test_a_folder_of_all_kinds_hides_nothing(
+        self, tmp_path: Path, table: pd.DataFrame, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "c.cif").write_text(cif(STRUCTURES[0]))
+        (tmp_path / "b.json").write_text(json.dumps(STRUCTURES[1].as_dict()))
+        table.to_csv(tmp_path / "a.csv", index=False)
+        for name in ("notes.txt", "z.png", "y.md"):
+            (tmp_path / name).write_text("no crystal")
+        # what our own commands leave there is neither read nor told of
+        (tmp_path / "index.csv").write_text('"id","file","faults"\n"named","c.cif",0\n')
+        (tmp_path / "rejected.csv").write_text("file,row,id,reason\na.cif,,,bad\n")
+        (tmp_path / "strip.png").write_bytes(b"")
+        rows = rows_here(tmp_path)
+        assert [row.id for row in rows] == [*table["material_id"], "b", "named"]
+        found, rejected = read_crystals([tmp_path], ReadOptions(workers=1), progress=False)
+        assert [row.id for row in found] == [row.id for row in rows]
+        assert not rejected
+        names = ", ".join(str(tmp_path / name) for name in ("notes.txt", "y.md", "z.png"))
+        assert [r.getMessage() for r in caplog.records] == [
+            f"ignored 3 files of no known kind: {names}"
+        ]
+        matched = search_files([str(tmp_path / "*.[cpt]*")])
+        assert [file.path.name for file in matched.files] == ["a.csv", "c.cif"]
+        assert [path.name for path in matched.ignored] == ["notes.txt", "z.png"]
+        # a table of somebody else's is one, whatever its name
+        table.to_csv(tmp_path / "index.csv", index=False)
+        assert len(rows_here(tmp_path)) == 2 * len(table) + 2
 
     def test_csv_and_parquet(self, tmp_path: Path, table: pd.DataFrame) -> None:
         table.to_csv(tmp_path / "a.csv", index=False)

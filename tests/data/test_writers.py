@@ -196,8 +196,20 @@ def test_a_folder_goes_on_where_it_stopped(tmp_path: Path) -> None:
         assert writer.done == {"b/c"}
         writer.write("d", STRUCTURES[0], {"gap": 1})
     assert {row.id for row in rows_here(folder)} == {"b/c", "d"}
-    write_all(folder, ["e"])  # without resume the earlier CIFs of ours go
+
+    # an earlier result is never lost by mistake
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with pytest.raises(InputError, match=r"out holds 2 crystals of an earlier run.*--overwrite"):
+        open_writer(folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    write_all(folder, ["e"], overwrite=True)
     assert [p.name for p in folder.glob("*.cif")] == ["e.cif"]
+
+
+def test_a_folder_without_results_is_no_earlier_run(tmp_path: Path) -> None:
+    open_writer(tmp_path / "out").close()  # every crystal failed
+    write_all(tmp_path / "out", ["a"])
+    assert [row.id for row in rows_here(tmp_path / "out")] == ["a"]
 
 
 def test_others_files_are_left_alone(tmp_path: Path) -> None:
@@ -208,8 +220,11 @@ def test_others_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "keep.cif").write_text("precious")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "index.csv").write_text('"id","file"\n"x","../keep.cif"\n')
-    open_writer(tmp_path / "out").close()
+    open_writer(tmp_path / "out", overwrite=True).close()
     assert (tmp_path / "keep.cif").read_text() == "precious"
+    with pytest.raises(InputError, match="holds other CIF files"):
+        open_writer(tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine" / "x.cif").read_text() == "precious"
     for name, text in [("a.csv", "x,y\n1,2\n"), ("a.jsonl", "{}\n"), ("a.extxyz", "hello\n")]:
         (tmp_path / name).write_text(text)
         with pytest.raises(InputError, match="cannot be resumed"):
@@ -217,10 +232,25 @@ def test_others_files_are_left_alone(tmp_path: Path) -> None:
         assert (tmp_path / name).read_text() == text
 
 
-@pytest.mark.parametrize("name", ["a.cif", "a.json", "a.parquet", "a.gz"])
+@pytest.mark.parametrize(
+    "name", ["a.cif", "a.json", "a.parquet", "a.gz", "o8.xlsx", "a.csv.bz2", "v1.2.h5", "a.CIF"]
+)
 def test_an_unknown_suffix_is_an_error(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match="give a folder"):
+    with pytest.raises(InputError, match=r"give a folder, or a \.csv, \.csv\.gz, \.extxyz or"):
         open_writer(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_with_dots_that_are_folders(tmp_path: Path) -> None:
+    (tmp_path / "there.d").mkdir()
+    (tmp_path / "file").touch()
+    for name in ("a.xlsx/", "b.csv/", "there.d", "v1.2", "mp-0.05", "plain"):
+        with open_writer(f"{tmp_path}/{name}") as writer:
+            writer.write("a", STRUCTURES[0])
+        assert (tmp_path / name / "a.cif").is_file()
+    for name in ("file", "file/"):
+        with pytest.raises(InputError, match="file"):
+            open_writer(f"{tmp_path}/{name}")
 
 
 @contextmanager

@@ -12,12 +12,13 @@ from nesf.errors import InputError, NesfError
 from nesf.ranks import PATIENCE, LostLeader
 
 
-def reconstruct(table: Path, output: Path, resume: bool = False) -> int:
+def reconstruct(table: Path, output: Path, resume: bool = False, overwrite: bool = False) -> int:
     return reconstruct_files(
         [str(table)],
         str(output),
         field="exact",
         resume=resume,
+        overwrite=overwrite,
         batch_size=1,
         device="cpu",
         progress=False,
@@ -42,6 +43,28 @@ def test_a_folder(threads: Threads, table, tmp_path):
     assert content(many) == content(one)
     assert len(list(many.glob("*.cif"))) == DONE
     assert not (tmp_path / "many.shards").exists()
+    before = content(many)
+    first, second = threads(2, lambda rank: reconstruct(table, many))
+    assert isinstance(first, InputError)
+    assert "crystals of an earlier run" in str(first)
+    assert isinstance(second, NesfError)
+    assert content(many) == before
+    assert threads(2, lambda rank: reconstruct(table, many, overwrite=True)) == [1, 1]
+    assert content(many) == before
+
+
+def test_an_interrupted_folder_is_kept(threads: Threads, table, tmp_path):
+    many = tmp_path / "many"
+    shard = tmp_path / "many.shards" / "shard-00000-0.jsonl"
+    shard.parent.mkdir()
+    shard.write_text("what was done")
+    first, second = threads(2, lambda rank: reconstruct(table, many))
+    assert isinstance(first, InputError)
+    assert "holds what an interrupted run has done: go on with --resume" in str(first)
+    assert isinstance(second, NesfError)
+    assert shard.read_text() == "what was done"
+    assert threads(2, lambda rank: reconstruct(table, many, overwrite=True)) == [1, 1]
+    assert len(list(many.glob("*.cif"))) == DONE
 
 
 def test_other_inputs(threads: Threads, table, tmp_path):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nesf.data.batches import BatchList, BatchStream
 from nesf.data.columns import StringColumn
-from nesf.data.module import CrystalData, free_share
+from nesf.data.module import CrystalData, MissingCrystals, free_share
 from nesf.data.packed import PackedSet, PackedTensors, split_ids
 from nesf.data.packed_view import MappedCrystals
 from nesf.errors import InputError
@@ -184,6 +184,20 @@ def packed(folder: Path, name: str, seed: int, count: int, prefix: str = "") -> 
     path = folder / f"{name}.nesf"
     PackedSet.from_batch(crystals.replace(ids=tuple(ids))).save(path)
     return str(path)
+
+
+def test_one_path_is_as_good_as_a_list(tmp_path: Path) -> None:
+    path = str(tmp_path / "train.nesf")
+    PackedSet.from_batch(random_crystals(0, 4, max_atoms=2)).save(path)
+    one, several = CrystalData(path, path), CrystalData([path], [path])
+    assert (one.train, one.val) == (several.train, several.val) == ((path,), (path,))
+    one.setup()
+    assert len(one.set_named("train")) == 4
+    assert CrystalData(path, "").val == CrystalData(path, []).val == ()
+    assert CrystalData(path, properties="gap").properties == ("gap",)
+    for missing in ("none.nesf", ["none.nesf"]):
+        with pytest.raises(MissingCrystals, match=r"there is no none\.nesf"):
+            CrystalData(missing).prepare_data()
 
 
 def test_each_input_has_its_share(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import nesf
 from nesf.cli import main
 from nesf.errors import CheckpointError, InputError
 from nesf.fit import find_checkpoint, fit_command, remove_run
+from nesf.fit_parser import how_made
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "nesf").glob("*.yaml"))
 RUN_FILES = (
@@ -96,6 +97,8 @@ def test_shipped_configs_take_two_steps(
     outcome = start(forkserver, ["fit", *options], tmp_path)
     assert outcome.code == 0, outcome.said
     assert json.loads((root / "training.json").read_text())["steps"] == 2
+    for hint in ("srun", "log_every_n_steps"):  # warnings that nobody can use
+        assert hint not in outcome.said
     assert (root / "checkpoints" / "best.ckpt").is_file()
 
 
@@ -129,7 +132,13 @@ def test_print_config_is_a_config(config: Path, capsys: Any) -> None:
         (["--model.init_args.queries.uniformm=3"], "queries: Option 'uniformm' is not accepted"),
         (["--model.init_args.optimizer.kind=sgd"], "optimizer.kind"),
         (["--model=nesf.training.Absent"], "module 'nesf.training' has no attribute 'Absent'"),
-        (["--data.train=[absent.nesf]"], "cannot read absent.nesf"),
+        (["--data.train=[absent.nesf]"], "there is no absent.nesf"),
+        (["--data.train=absent.nesf"], "name yours as --data.train"),
+        (["--data.train=[absent.nesf,b.nesf]"], "there is no absent.nesf"),
+        (["--optim.lr=1"], "the nearest option is --model.optimizer.lr"),
+        (["--model.lrr", "3"], "the nearest option is --model.optimizer.lr"),
+        (["--data.batchsize=3"], "the nearest option is --data.batch_size"),
+        (["--xyzzy=3"], "unrecognized arguments: --xyzzy=3; see nesf fit --help"),
         (["--trainer.max_epochs=-1"], "give trainer.max_epochs"),
         (["--ckpt_path=last"], "there is no checkpoint"),
         (["--trainer.default_root_dir=null"], "trainer.default_root_dir"),
@@ -159,6 +168,25 @@ def test_a_file_that_is_no_configuration_is_one_sentence(
     path.write_bytes(content)
     assert main(["fit", f"--config={path}"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_configuration_tells_what_makes_its_data(tmp_path: Path) -> None:
+    config = tmp_path / "a.yaml"
+    config.write_text(
+        "# words about runs/a/data/train.nesf\n#   make data runs/a/data   (an hour)\n"
+        "#   make val --output runs/a/val.nesf\n#   export --model runs/a\nx: runs/b/c.nesf\n"
+    )
+    made = {
+        "runs/a/data/train.nesf": "make data runs/a/data",
+        "runs/a/val.nesf": "make val --output runs/a/val.nesf",
+        "runs/a/other.nesf": "export --model runs/a",
+        "runs/b/c.nesf": None,
+    }
+    for missing, command in made.items():
+        assert how_made(Path(missing), [config]) == command
+        assert how_made(Path(missing), []) is None
+    demo = next(path for path in CONFIGS if path.stem == "demo")
+    assert how_made(Path("runs/demo/data/train.nesf"), [demo]) == "nesf demo --output runs/demo"
 
 
 def test_what_becomes_of_an_earlier_run(tmp_path: Path) -> None:
