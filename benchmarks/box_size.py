@@ -41,15 +41,15 @@ from baselines.voxel_icsg3d.hoffmann import VoxelHoffmann
 from baselines.voxel_icsg3d.read_out import pack
 from nesf import api
 from nesf.autoencoder import NeSF
-from nesf.boxes import BoxOptions, random_boxes
+from nesf.boxes.cut import BoxOptions, random_boxes
 from nesf.crystal import CrystalBatch
 from nesf.data.packed import PackedSet
 from nesf.exact import exact_fields
 from nesf.memory import PeakMemory
 from nesf.neighbors import MANY_ATOMS
 from nesf.precision import autocast
-from nesf.reconstruct import reconstruct
-from nesf.reconstruct_options import ReconstructOptions
+from nesf.reconstruction.options import ReconstructOptions
+from nesf.reconstruction.reconstruct import reconstruct
 from nesf.scoring import quick_scores
 
 CONFIG = Path(__file__).parents[1] / "configs" / "nesf" / "box_repeat.yaml"

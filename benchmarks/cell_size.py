@@ -33,8 +33,8 @@ from nesf.fields import CrystalFields
 from nesf.memory import PeakMemory
 from nesf.neighbors import MANY_ATOMS
 from nesf.precision import autocast
-from nesf.reconstruct import reconstruct
-from nesf.reconstruct_options import ReconstructOptions
+from nesf.reconstruction.options import ReconstructOptions
+from nesf.reconstruction.reconstruct import reconstruct
 from nesf.scoring import quick_scores
 
 SURPRISE = 1.2  # an exponent above is clearly more than linear

@@ -18,7 +18,7 @@ from nesf.crystal import CrystalBatch
 from nesf.exact import exact_fields
 from nesf.fields import CrystalFields
 from nesf.geometry import NearestImage
-from nesf.reconstruct import reconstruct
+from nesf.reconstruction.reconstruct import reconstruct
 
 
 class Counter:

@@ -29,17 +29,17 @@ import measure
 import torch
 from torch import Tensor
 
-import nesf.reconstruct
-import nesf.refine
+import nesf.reconstruction.reconstruct
+import nesf.refinement.refine
 from nesf import api
 from nesf.crystal import CrystalBatch, standardised
 from nesf.data.packed import PackedSet, load_or_pack
 from nesf.fields import CrystalFields
 from nesf.memory import PeakMemory, keep_freed_memory
-from nesf.reconstruct import Reconstruction
+from nesf.reconstruction.reconstruct import Reconstruction
 from nesf.scoring import quick_scores
 
-# functions of nesf.reconstruct by the part of the work that they do
+# functions of nesf.reconstruction.reconstruct by the part of the work that they do
 PARTS = {
     "particles": ("grid_particles", "move_particles", "merge_particles"),
     "clustering": ("sites_of_clusters",),
@@ -94,10 +94,12 @@ class Watch:
         with ExitStack() as stack:
             for part, names in PARTS.items():
                 for name in names:
-                    function = self.timed(getattr(nesf.reconstruct, name), part)
-                    stack.enter_context(patch.object(nesf.reconstruct, name, function))
+                    function = self.timed(getattr(nesf.reconstruction.reconstruct, name), part)
+                    stack.enter_context(
+                        patch.object(nesf.reconstruction.reconstruct, name, function)
+                    )
             stack.enter_context(patch.object(module, "encode", self.timed(encode, "encode")))
-            fit = nesf.refine.LatentFit
+            fit = nesf.refinement.refine.LatentFit
             step = self.timed(fit.advance, "refinement")
             stack.enter_context(patch.object(fit, "advance", step))
             counted = patch.object(

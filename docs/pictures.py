@@ -18,7 +18,7 @@ from nesf.crystal import CrystalBatch, standardised
 from nesf.data.packed import PackedSet
 from nesf.exact import exact_fields
 from nesf.fields import CrystalFields
-from nesf.particles import grid_particles, move_particles
+from nesf.reconstruction.particles import grid_particles, move_particles
 from nesf.slices import PlaneOfFields, cell_extent, slice_fields
 
 INK, SITE, PARTICLE = "#22303c", "#ffffff", "#d9480f"

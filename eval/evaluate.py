@@ -37,8 +37,8 @@ from eval.together import (
 )
 from nesf.atomic import atomic_write
 from nesf.errors import InputError
-from nesf.meeting import Meeting
-from nesf.ranks import ranks_here
+from nesf.ranks.environment import ranks_here
+from nesf.ranks.meeting import Meeting
 
 if TYPE_CHECKING:
     from eval.sources import Source

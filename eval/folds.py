@@ -74,7 +74,7 @@ def run_fold(
         InputError: the training failed.
     """
     from eval.evaluate import evaluate
-    from nesf.commands import reconstruct_files
+    from nesf.commands.models import reconstruct_files
 
     scored = folder / METRICS
     if scored.is_file():

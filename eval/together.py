@@ -11,7 +11,7 @@ from typing import Any
 from eval.matching import Match, MatchOptions, match_pairs
 from eval.sides import PairSets
 from nesf.errors import InputError
-from nesf.meeting import Meeting
+from nesf.ranks.meeting import Meeting
 
 Verdicts = dict[str, list[Match]]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nesf.decoders import PositionField, SpeciesField
     from nesf.exact import exact_fields
     from nesf.fields import CrystalFields
-    from nesf.reconstruct import Reconstruction, ReconstructOptions
+    from nesf.reconstruction.reconstruct import Reconstruction, ReconstructOptions
 
 __version__ = "0.1.0"
 
@@ -32,8 +32,8 @@ _HOMES = {
     "CrystalFields": "nesf.fields",
     "Model": "nesf.api",
     "PositionField": "nesf.decoders",
-    "ReconstructOptions": "nesf.reconstruct",
-    "Reconstruction": "nesf.reconstruct",
+    "ReconstructOptions": "nesf.reconstruction.reconstruct",
+    "Reconstruction": "nesf.reconstruction.reconstruct",
     "SpeciesField": "nesf.decoders",
     "exact_fields": "nesf.exact",
     "load": "nesf.api",

@@ -16,10 +16,8 @@ from nesf.crystal import MAX_ATOMIC_NUMBER, CrystalBatch
 from nesf.device import resolve_device
 from nesf.errors import InputError
 from nesf.fields import CrystalFields
-from nesf.reconstruct import Reconstruction, ReconstructOptions, join_reconstructions
-from nesf.refine import Judge, Refined, RefineOptions, refine_parts, refinement_for
-from nesf.scoring import count_faults
-from nesf.settings_way import (
+from nesf.reconstruction.reconstruct import Reconstruction, ReconstructOptions, join_reconstructions
+from nesf.reconstruction.settings_way import (
     Choice,
     KnownReconstruction,
     choice_for,
@@ -27,6 +25,8 @@ from nesf.settings_way import (
     refuse_large,
     too_large,
 )
+from nesf.refinement.refine import Judge, Refined, RefineOptions, refine_parts, refinement_for
+from nesf.scoring import count_faults
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -147,7 +147,7 @@ class Model:
         Args:
             structures: B crystals.
             refine: steps of refinement, at most, of latents that do not decode to their crystals
-                (see `nesf.refine`), or all its options; 0 takes what the encoder says.
+                (see `nesf.refinement.refine`), or all its options; 0 takes what the encoder says.
 
         Raises:
             InputError: there are none, a site is disordered, an element is unknown, or a crystal
@@ -197,10 +197,10 @@ class Model:
             refine: as in `encode`, but by default see `refinement`: a crystal comes back as well
                 as it can.
             setting: the cell in which a crystal is given to the model; it comes back in its own.
-                `given`; `primitive`, its standardised primitive cell (`nesf.settings`); or `best`:
-                as given, and then, if it has come back with faults, through its primitive cell, of
-                which that with fewer faults is kept. That compares with the crystal given, as
-                refinement does, and is not done without refinement. A crystal with more atoms than
+                `given`; `primitive`, its standardised primitive cell
+                (`nesf.reconstruction.settings`); or `best`: as given, and then, if it has come back
+                with faults, through its primitive cell, of which that with fewer faults is
+                kept. That compares with the crystal given, as refinement does, and is not done without refinement. A crystal with more atoms than
                 the model can give back goes through its primitive cell at once. A model of boxes
                 takes them as they are.
 
@@ -233,12 +233,12 @@ class Model:
     def of_boxes(self) -> Model:
         """This model in use on boxes of repeating crystals (`nesf.boxes`).
 
-        A model of crystals is given what each box repeats (`nesf.repeats_model.BoxModel`). One
+        A model of crystals is given what each box repeats (`nesf.boxes.model.BoxModel`). One
         that has walls takes boxes as they are, and comes back itself.
         """
         if getattr(self.module, "walls", False):
             return self
-        from nesf.repeats_model import BoxModel
+        from nesf.boxes.model import BoxModel
 
         return BoxModel(self)
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nesf.asked import Asked
+from nesf.boxes.frames import NUMBERS, Frame, find_frames, outward
 from nesf.crystal import MAX_ATOMIC_NUMBER, CrystalBatch, standardised
 from nesf.decoders import Conditioning, Coordinates, PositionField, SpeciesField
 from nesf.encoder import (
@@ -23,10 +24,9 @@ from nesf.encoder import (
     mlp,
 )
 from nesf.fields import CrystalFields
-from nesf.frames import NUMBERS, Frame, find_frames, outward
 from nesf.heads import Heads
 from nesf.precision import full_precision
-from nesf.reconstruct import Reconstruction, ReconstructOptions, reconstruct
+from nesf.reconstruction.reconstruct import Reconstruction, ReconstructOptions, reconstruct
 
 
 class NeSF(nn.Module):
@@ -59,8 +59,8 @@ class NeSF(nn.Module):
         reconstruction: changes to `ReconstructOptions` that suit this model.
         box: all crystals are boxes of this side, Å (`nesf.boxes`): cubes with faces that are walls.
         frame: `atoms` for boxes that hold a finite cluster: encoder and fields see it in a cell of
-            its own, which its atoms tell (`nesf.frames`); the latent's last numbers are where this
-            cell is in the box, and the others know nothing of place and orientation.
+            its own, which its atoms tell (`nesf.boxes.frames`); the latent's last numbers are where
+            this cell is in the box, and the others know nothing of place and orientation.
     """
 
     def __init__(

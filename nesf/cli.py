@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nesf.errors import InputError, NesfError
-from nesf.ranks import LostLeader, Terminated, ranks_here
+from nesf.ranks.environment import LostLeader, Terminated, ranks_here
 
 USAGE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
 RESUME, AGAIN = "go on with --resume", "call it again to go on"
@@ -54,22 +54,26 @@ VERBS = {
         "nesf.fit:fit_command", "train a model from a config", True, "go on with --restart auto"
     ),
     "reconstruct": Verb(
-        "nesf.commands:reconstruct_files",
+        "nesf.commands.models:reconstruct_files",
         "take crystals through a model and back, or through their exact fields",
         resumes=RESUME,
         shared=True,
     ),
-    "encode": Verb("nesf.commands:encode_files", "crystals to latents (.npz)", shared=True),
-    "decode": Verb("nesf.commands:decode_files", "latents to crystals", resumes=RESUME),
+    "encode": Verb("nesf.commands.models:encode_files", "crystals to latents (.npz)", shared=True),
+    "decode": Verb("nesf.commands.models:decode_files", "latents to crystals", resumes=RESUME),
     "perturb": Verb(
-        "nesf.generate:perturb_files",
+        "nesf.generation.commands:perturb_files",
         "crystals like given ones, around their latents",
         resumes=RESUME,
     ),
     "interpolate": Verb(
-        "nesf.generate:interpolate_files", "crystals between two given ones", resumes=RESUME
+        "nesf.generation.commands:interpolate_files",
+        "crystals between two given ones",
+        resumes=RESUME,
     ),
-    "sample": Verb("nesf.generate:sample_files", "new crystals, drawn at random", resumes=RESUME),
+    "sample": Verb(
+        "nesf.generation.commands:sample_files", "new crystals, drawn at random", resumes=RESUME
+    ),
     "properties": Verb(
         "baselines.voxel_icsg3d.properties:predict_files", "predict properties of crystals"
     ),
@@ -79,24 +83,30 @@ VERBS = {
         resumes="go on with --restart auto",
     ),
     "evaluate": Verb(
-        "nesf.verbs:evaluate_files", "score predicted crystals against true ones", shared=True
+        "nesf.commands.files:evaluate_files",
+        "score predicted crystals against true ones",
+        shared=True,
     ),
-    "data pack": Verb("nesf.verbs:pack_files", "pack crystals of any format for training"),
-    "data join": Verb("nesf.verbs:join_files", "put packed sets together"),
+    "data pack": Verb("nesf.commands.files:pack_files", "pack crystals of any format for training"),
+    "data join": Verb("nesf.commands.files:join_files", "put packed sets together"),
     "data boxes": Verb(
-        "nesf.verbs:box_files", "cut boxes of many crystals, for fields that are not periodic"
+        "nesf.commands.files:box_files",
+        "cut boxes of many crystals, for fields that are not periodic",
     ),
     "data prototypes": Verb(
-        "nesf.verbs:prototype_files", "make crystals of known prototypes, without a network"
+        "nesf.commands.files:prototype_files",
+        "make crystals of known prototypes, without a network",
     ),
     "data fetch-mp": Verb(
-        "nesf.verbs:fetch_files",
+        "nesf.commands.files:fetch_files",
         "fetch crystals from the Materials Project",
         resumes=AGAIN,
     ),
-    "export": Verb("nesf.verbs:export_model", "write a trained model as one file to share"),
-    "report": Verb("nesf.reporting:report_run", "score a run, and one page to look at"),
-    "demo": Verb("nesf.demo:demo", "all of it on prototypes, in minutes", resumes=AGAIN),
+    "export": Verb(
+        "nesf.commands.files:export_model", "write a trained model as one file to share"
+    ),
+    "report": Verb("nesf.commands.report:report_run", "score a run, and one page to look at"),
+    "demo": Verb("nesf.commands.demo:demo", "all of it on prototypes, in minutes", resumes=AGAIN),
 }
 
 
@@ -184,7 +194,7 @@ def _call_raw(name: str, verb: Verb, arguments: list[str]) -> int | None:
 
 
 def _call(name: str, verb: Verb, arguments: list[str]) -> tuple[str | None, int | None]:
-    from nesf.cli_parser import FunctionParser
+    from nesf.commands.parser import FunctionParser
 
     function = verb.load()
     try:

@@ -32,8 +32,8 @@ from nesf.fit_parser import HELP, FitParser, how_made, reason_of, suggestion
 from nesf.memory import keep_freed_memory
 from nesf.precision import has_fast_bfloat16
 from nesf.progress_lines import ProgressLines
+from nesf.ranks.stop_together import StopTogether
 from nesf.run_folder import BEST, CONFIG, CURVE, LAST, MODEL, TENSORBOARD, TRAINING
-from nesf.stop_together import StopTogether
 
 TERMINATED = 128 + signal.SIGTERM
 

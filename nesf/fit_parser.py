@@ -9,8 +9,8 @@ from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from nesf.commands.suggestions import nearest_option
 from nesf.errors import InputError
-from nesf.suggestions import nearest_option
 
 HELP = "; see nesf fit --help"
 # what the parser says beside the reason, when it has tried one type after another

@@ -147,7 +147,7 @@ class CellQueries:
         shared: all crystals of a batch share one draw, so that what one is asked does not depend
             on the others.
         far: position queries uniform over the cell enlarged by one cell on every side, each
-            crystal, for fields that are to hold around a cluster (`nesf.frames`).
+            crystal, for fields that are to hold around a cluster (`nesf.boxes.frames`).
     """
 
     uniform: int = 64

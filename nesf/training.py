@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nesf.augment import Augmentation
 from nesf.autoencoder import NeSF
-from nesf.boxes import BoxOptions, is_box, training_boxes
+from nesf.boxes.cut import BoxOptions, is_box, training_boxes
 from nesf.checkpoint import begin_with, model_entry
 from nesf.crystal import CrystalBatch, standardised
 from nesf.objective import LossOptions, kl_divergence, loss_parts, total_loss

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from nesf.crystal import CrystalBatch
 from nesf.exact import exact_fields
 from nesf.fields import CrystalFields
-from nesf.reconstruct import Reconstruction, ReconstructOptions, reconstruct
+from nesf.reconstruction.reconstruct import Reconstruction, ReconstructOptions, reconstruct
 
 
 class StandIn(nn.Module):

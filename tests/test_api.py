@@ -15,7 +15,7 @@ from nesf.autoencoder import NeSF
 from nesf.checkpoint import save_model
 from nesf.device import resolve_device
 from nesf.errors import InputError
-from nesf.reconstruct import ReconstructOptions
+from nesf.reconstruction.reconstruct import ReconstructOptions
 
 TRUSTED = ("stand_in_model.",)
 

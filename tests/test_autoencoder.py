@@ -12,7 +12,7 @@ from pymatgen.core import Lattice
 
 import nesf.asked
 from nesf.autoencoder import Heads, NeSF
-from nesf.boxes import BoxOptions
+from nesf.boxes.cut import BoxOptions
 from nesf.crystal import CrystalBatch, standardised
 from nesf.objective import LossOptions, total_loss
 from nesf.precision import autocast

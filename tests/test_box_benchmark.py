@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nesf.boxes import BoxOptions, random_boxes
+from nesf.boxes.cut import BoxOptions, random_boxes
 from nesf.data.packed import PackedSet
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # as for the scripts themselves

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 from torch import Tensor
 
-from nesf import boxes
 from nesf.autoencoder import NeSF
-from nesf.boxes import (
+from nesf.boxes import cut as boxes
+from nesf.boxes.cut import (
     BoxOptions,
     box_fits,
     box_refusals,
@@ -25,16 +25,16 @@ from nesf.boxes import (
     random_placements,
     training_boxes,
 )
+from nesf.boxes.frames import NUMBERS, find_frames
 from nesf.crystal import CrystalBatch, standardised
 from nesf.errors import InputError
 from nesf.exact import exact_fields
-from nesf.frames import NUMBERS, find_frames
 from nesf.geometry import cart_to_frac
 from nesf.objective import total_loss
 from nesf.queries import CellQueries
-from nesf.reconstruct import reconstruct
-from nesf.reconstruct_options import ReconstructOptions
-from nesf.refine import LatentFit, RefineOptions, refine_latents
+from nesf.reconstruction.options import ReconstructOptions
+from nesf.reconstruction.reconstruct import reconstruct
+from nesf.refinement.refine import LatentFit, RefineOptions, refine_latents
 from nesf.rotations import quarter_turns, random_rotations
 from nesf.scoring import quick_scores
 from nesf.training import FieldTraining, OptimizerOptions

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_neighbors import needs_torch_cluster
 
-from nesf.clustering import cluster_particles, connected_components
 from nesf.geometry import plane_spacings
+from nesf.reconstruction.clustering import cluster_particles, connected_components
 
 seeds = st.integers(0, 2**31 - 1)
 BACKENDS = ["torch", pytest.param("torch_cluster", marks=needs_torch_cluster)]

@@ -19,7 +19,7 @@ from nesf.geometry import (
     plane_spacings,
     reduce_lattice,
 )
-from nesf.reconstruct import ReconstructOptions, reconstruct
+from nesf.reconstruction.reconstruct import ReconstructOptions, reconstruct
 
 
 def reduced_crystals(seed: int, count: int = 8) -> CrystalBatch:

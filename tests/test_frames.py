@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 from torch import Tensor
 
-from nesf.boxes import BoxOptions, box_fits, random_boxes
+from nesf.boxes.cut import BoxOptions, box_fits, random_boxes
+from nesf.boxes.frames import FIRST, LAST, NUMBERS, SHORTEST, Frame, find_frames, outward
+from nesf.boxes.planes import shared_planes
+from nesf.boxes.poses import best_poses
 from nesf.crystal import CrystalBatch, standardised
 from nesf.data.readers import read_crystals
 from nesf.exact import exact_fields
-from nesf.frames import FIRST, LAST, NUMBERS, SHORTEST, Frame, find_frames, outward
-from nesf.planes import shared_planes
-from nesf.poses import best_poses
 
 SIDE = 10.0
 

@@ -26,7 +26,7 @@ TRAINING = (
     "nesf.losses",
     "nesf.augment",
     "nesf.exact",
-    "nesf.reconstruct",
+    "nesf.reconstruction.reconstruct",
     "nesf.checkpoint",
     "nesf.checkpoint_io",
     "nesf.api",

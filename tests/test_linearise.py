@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from nesf.decoders import ConcatMLP, ModulatedMLP
-from nesf.linearise import LinearisedByAutograd, LinearisedModulated, linearise
 from nesf.precision import has_fast_bfloat16
+from nesf.refinement.linearise import LinearisedByAutograd, LinearisedModulated, linearise
 
 BATCH, QUERIES, LATENT, FEATURES, OUTPUTS, ROWS = 3, 5, 4, 7, 6, 2
 

@@ -8,7 +8,7 @@ from pymatgen.core.structure_matcher import StructureMatcher
 from nesf.crystal import CrystalBatch
 from nesf.data.readers import ReadOptions, read_crystals
 from nesf.exact import exact_fields
-from nesf.reconstruct import reconstruct
+from nesf.reconstruction.reconstruct import reconstruct
 
 SETS = ["lcs6/test", "icsg3d_part/test", "ybco13/all", "perov5/test", "carbon24/test"]
 BATCH = 128

@@ -10,7 +10,7 @@ import torch
 from pymatgen.core import Lattice, Structure
 
 from nesf.cli import EXIT_CODES, VERBS, split_verb
-from nesf.cli_parser import FunctionParser
+from nesf.commands.parser import FunctionParser
 from nesf.errors import InputError
 from nesf.fit import FitCLI, fit_command
 from nesf.fit_parser import FitParser

@@ -15,9 +15,9 @@ from nesf.crystal import CrystalBatch
 from nesf.exact import exact_fields
 from nesf.fields import CrystalFields
 from nesf.geometry import frac_to_cart, wrap_frac
-from nesf.particles import ask, grid_particles, merge_particles, move_particles
-from nesf.reconstruct import ReconstructOptions, reconstruct
-from nesf.sites import Sites, choose_sites, drop_neighbours, vote_species
+from nesf.reconstruction.particles import ask, grid_particles, merge_particles, move_particles
+from nesf.reconstruction.reconstruct import ReconstructOptions, reconstruct
+from nesf.reconstruction.sites import Sites, choose_sites, drop_neighbours, vote_species
 
 
 def pdist(structure: Structure) -> np.ndarray:

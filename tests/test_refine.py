@@ -19,12 +19,12 @@ from nesf.autoencoder import NeSF
 from nesf.crystal import CrystalBatch, standardised
 from nesf.errors import InputError
 from nesf.exact import exact_fields
-from nesf.latent_fit import LatentFit, whitened
 from nesf.objective import LossOptions, loss_parts, total_loss
 from nesf.queries import CellQueries
 from nesf.random import generator_for
-from nesf.reconstruct import Reconstruction, join_reconstructions, reconstruct
-from nesf.refine import RefineOptions, refine_latents
+from nesf.reconstruction.reconstruct import Reconstruction, join_reconstructions, reconstruct
+from nesf.refinement.latent_fit import LatentFit, whitened
+from nesf.refinement.refine import RefineOptions, refine_latents
 
 QUICK = RefineOptions(steps=6, first_steps=3)
 AT_THE_END = RefineOptions(steps=10, first_steps=0, check_growth=10.0)
@@ -92,7 +92,7 @@ def test_chunks_change_nothing(
         return fit.latent
 
     whole = fitted()
-    monkeypatch.setitem(nesf.latent_fit.CRYSTALS_AT_ONCE, "cpu", 2)
+    monkeypatch.setitem(nesf.refinement.latent_fit.CRYSTALS_AT_ONCE, "cpu", 2)
     moved = (whole - model.encode(crystals)).norm(dim=-1)
     assert ((fitted() - whole).norm(dim=-1) < 0.1 * moved).all()
 

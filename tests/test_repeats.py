@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from nesf.boxes import BoxOptions, cut_boxes, random_boxes, random_placements
+from nesf.boxes.cut import BoxOptions, cut_boxes, random_boxes, random_placements
+from nesf.boxes.placement import Placements, fit_placement
+from nesf.boxes.repeats import RepeatOptions, Repeats, find_repeats
 from nesf.crystal import CrystalBatch
 from nesf.data.readers import read_crystals
 from nesf.geometry import reduce_lattice
 from nesf.random import generator_for
-from nesf.repeats import RepeatOptions, Repeats, find_repeats
-from nesf.repeats_placement import Placements, fit_placement
 
 ROCKSALT = Structure.from_spacegroup(
     "Fm-3m", Lattice.cubic(4.2), ["Mg", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]]

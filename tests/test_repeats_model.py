@@ -12,17 +12,17 @@ from pymatgen.core import Lattice, Structure
 from stand_in_model import StandIn
 
 from nesf import api, model_config
-from nesf.arguments import read_boxes
-from nesf.boxes import BoxOptions, random_boxes
+from nesf.boxes.cut import BoxOptions, random_boxes
+from nesf.boxes.model import BoxModel
+from nesf.boxes.way import BoxWayOptions
 from nesf.checkpoint import save_model
 from nesf.cli import main
+from nesf.commands.arguments import read_boxes
 from nesf.crystal import CrystalBatch
 from nesf.data.packed import PackedSet
 from nesf.data.readers import read_crystals
 from nesf.data.records import ReadOptions
 from nesf.errors import InputError
-from nesf.repeats_model import BoxModel
-from nesf.repeats_way import BoxWayOptions
 from nesf.scoring import count_faults
 
 
@@ -193,9 +193,9 @@ def test_boxes_and_walls_exclude_each_other(packed, tmp_path, capsys):
 
 
 def test_real_boxes_come_back_through_exact_fields(shared_data):
+    from nesf.boxes.way import reconstruct_boxes
     from nesf.exact import exact_fields
-    from nesf.reconstruct import reconstruct
-    from nesf.repeats_way import reconstruct_boxes
+    from nesf.reconstruction.reconstruct import reconstruct
 
     rows, _ = read_crystals([shared_data / "lcs6" / "val.csv.gz"], progress=False)
     crystals = CrystalBatch.from_structures([row.structure for row in rows[::30]])

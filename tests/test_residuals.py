@@ -15,7 +15,7 @@ from nesf.objective import LossOptions, loss_parts, total_loss
 from nesf.precision import full_precision
 from nesf.queries import CellQueries, TrainingQueries
 from nesf.random import generator_for
-from nesf.residuals import Quadratic, Residuals, Weights, random_signs
+from nesf.refinement.residuals import Quadratic, Residuals, Weights, random_signs
 
 QUERIES = CellQueries(uniform=9, near=8, species=7, shared=True)
 KINDS = [

@@ -17,10 +17,10 @@ import nesf
 from nesf.crystal import CrystalBatch, standardised
 from nesf.errors import InputError
 from nesf.exact import exact_fields
-from nesf.reconstruct import Reconstruction, reconstruct
+from nesf.reconstruction.reconstruct import Reconstruction, reconstruct
+from nesf.reconstruction.settings import PrimitiveCells, _cosets, primitive_cells
+from nesf.reconstruction.settings_way import choice_for, reconstruct_in, refuse_large, too_large
 from nesf.scoring import count_faults
-from nesf.settings import PrimitiveCells, _cosets, primitive_cells
-from nesf.settings_way import choice_for, reconstruct_in, refuse_large, too_large
 
 
 def hexagonal(a: float, c: float) -> Lattice:

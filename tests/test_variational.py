@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from nesf import generate
 from nesf.api import Model
 from nesf.autoencoder import NeSF
 from nesf.checkpoint import load_model, model_entry, save_model
 from nesf.crystal import CrystalBatch, standardised
 from nesf.encoder import FIRST_LOG_VARIANCE, LOG_VARIANCE_RANGE, Posterior
 from nesf.errors import InputError
-from nesf.latent_sources import has_prior
+from nesf.generation import commands as generate
+from nesf.generation.latent_sources import has_prior
 from nesf.objective import LossOptions, kl_divergence, loss_parts, total_loss
 from nesf.queries import CellQueries
 from nesf.random import generator_for

@@ -12,7 +12,7 @@ import torch
 
 from baselines.voxel_icsg3d.box_grid import BoxGrid, box_density, box_labels
 from baselines.voxel_icsg3d.box_sites import BoxReadOut, find_atoms, refine_in_boxes
-from nesf.boxes import BoxOptions, training_boxes
+from nesf.boxes.cut import BoxOptions, training_boxes
 from nesf.crystal import CrystalBatch
 from nesf.data.packed import PackedSet, load_or_pack
 from nesf.random import generator_for

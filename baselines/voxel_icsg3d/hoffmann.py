@@ -18,10 +18,10 @@ from baselines.voxel_icsg3d.box_sites import BoxReadOut, find_atoms, refine_in_b
 from baselines.voxel_icsg3d.box_vae import BoxVAE
 from baselines.voxel_icsg3d.model import MAX_VOXELS, options_entry
 from baselines.voxel_icsg3d.read_out import FoundSites, pack
-from nesf.boxes import BoxOptions, box_fits, box_refusals, is_box, random_boxes
+from nesf.boxes.cut import BoxOptions, box_fits, box_refusals, is_box, random_boxes
 from nesf.crystal import MAX_ATOMIC_NUMBER, CrystalBatch, standardised
 from nesf.precision import autocast, full_precision
-from nesf.reconstruct import Reconstruction
+from nesf.reconstruction.reconstruct import Reconstruction
 
 
 class VoxelHoffmann(nn.Module):

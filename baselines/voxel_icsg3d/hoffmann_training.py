@@ -14,7 +14,7 @@ from baselines.voxel_icsg3d.box_losses import BoxLosses, class_loss
 from baselines.voxel_icsg3d.hoffmann import VoxelHoffmann, joined
 from baselines.voxel_icsg3d.losses import kl_divergence
 from nesf.augment import Augmentation
-from nesf.boxes import is_box, training_boxes
+from nesf.boxes.cut import is_box, training_boxes
 from nesf.checkpoint import model_entry
 from nesf.crystal import CrystalBatch, standardised
 from nesf.precision import full_precision

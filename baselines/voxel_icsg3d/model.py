@@ -25,7 +25,7 @@ from nesf.autoencoder import Heads
 from nesf.crystal import MAX_ATOMIC_NUMBER, CrystalBatch
 from nesf.encoder import mlp
 from nesf.precision import autocast, full_precision
-from nesf.reconstruct import Reconstruction
+from nesf.reconstruction.reconstruct import Reconstruction
 
 LatticeReadout = Literal["fit", "head", "released"]
 MAX_VOXELS = 2**20  # of the crystals that are in work together: 32 at 32³, 4 at 64³

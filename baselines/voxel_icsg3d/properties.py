@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from nesf.arguments import Files, check_arguments, listed
+from nesf.commands.arguments import Files, check_arguments, listed
 from nesf.data.records import ReadOptions
 from nesf.errors import InputError
 

@@ -19,7 +19,8 @@ from baselines.voxel_icsg3d.property_baselines import composition_features
 from baselines.voxel_icsg3d.property_network import PropertyNetwork
 from baselines.voxel_icsg3d.property_scores import compare
 from nesf.checkpoint import load_model
-from nesf.command_parts import batches_of_rows, progress_bar
+from nesf.commands.parts import batches_of_rows, progress_bar
+from nesf.commands.tally import Tally
 from nesf.crystal import CrystalBatch
 from nesf.data.columns import offsets_of
 from nesf.data.packed import PackedSet, load_or_pack
@@ -27,7 +28,6 @@ from nesf.data.readers import iter_crystals
 from nesf.data.records import ReadOptions, Rejected, Row
 from nesf.device import resolve_device
 from nesf.errors import InputError
-from nesf.tally import Tally
 
 
 def load_predictor(name_or_path: str, device: str = "cpu") -> PropertyNetwork:

@@ -14,7 +14,7 @@ from baselines.voxel_icsg3d.segment import SegmentOptions, segment, sites_of
 from baselines.voxel_icsg3d.voxelize import WRAP_MARGIN, VoxelOptions
 from nesf.crystal import CrystalBatch
 from nesf.geometry import plane_spacings, wrap_frac
-from nesf.reconstruct import MAX_LENGTH, MIN_PLANE_SPACING, Reconstruction
+from nesf.reconstruction.reconstruct import MAX_LENGTH, MIN_PLANE_SPACING, Reconstruction
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 
 from nesf import api
 from nesf.checkpoint import find_model, read_model
-from nesf.command_parts import batch_of_rows
+from nesf.commands.parts import batch_of_rows
 
 if TYPE_CHECKING:
     from nesf.data.records import Row

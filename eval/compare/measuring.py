@@ -19,7 +19,7 @@ from eval.compare.describe import describe_machine, describe_model
 from eval.evaluate import ATOM_COUNT_BINS, BOX_COUNT_BINS
 from nesf import api
 from nesf.checkpoint import find_model, read_model
-from nesf.command_parts import batch_of_rows
+from nesf.commands.parts import batch_of_rows
 from nesf.data.readers import read_crystals
 from nesf.data.writers import open_writer
 from nesf.memory import PeakMemory
@@ -27,7 +27,7 @@ from nesf.model_config import build_model
 
 if TYPE_CHECKING:
     from nesf.data.records import Row
-    from nesf.reconstruct import Reconstruction
+    from nesf.reconstruction.reconstruct import Reconstruction
 
 _WARM_UP = 8  # crystals
 

@@ -42,7 +42,7 @@ class Contestant:
         val: files that its training is validated on, instead of those of the data: crystals for a
             model of crystals, where boxes are compared, and it is given what they repeat.
         weights: instead of `config`: a run folder, a model file, or a shipped name.
-        refine: steps of fitting its latents to the test crystals, at most (`nesf.refine`).
+        refine: steps of fitting its latents to the test crystals, at most (`nesf.refinement`).
         latent: the model gives crystals back, and a ridge regression on its latents competes for
             a property.
         simple: instead of both: the training set's mean, its median, or a ridge regression on the

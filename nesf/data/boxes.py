@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from nesf.boxes import BoxOptions, box_refusals, cut_boxes, random_placements
+from nesf.boxes.cut import BoxOptions, box_refusals, cut_boxes, random_placements
 from nesf.crystal import CrystalBatch
 from nesf.data.columns import column_of
 from nesf.data.packed import PackedSet, PackedWriter, PackReport

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from baselines.voxel_icsg3d.box_grid import BoxGrid, box_density, box_labels
 from baselines.voxel_icsg3d.box_round_trip import round_trip
 from baselines.voxel_icsg3d.box_sites import BoxReadOut, cover, find_atoms, refine_in_boxes
-from nesf.boxes import BoxOptions, random_boxes
+from nesf.boxes.cut import BoxOptions, random_boxes
 from nesf.crystal import CrystalBatch
 from nesf.data.packed import PackedSet, load_or_pack
 

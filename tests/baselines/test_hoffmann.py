@@ -12,7 +12,7 @@ from baselines.voxel_icsg3d.box_sites import BoxReadOut
 from baselines.voxel_icsg3d.box_vae import BoxVAE
 from baselines.voxel_icsg3d.hoffmann import VoxelHoffmann
 from baselines.voxel_icsg3d.read_out import pack
-from nesf.boxes import BoxOptions, random_boxes
+from nesf.boxes.cut import BoxOptions, random_boxes
 from nesf.checkpoint import load_model, save_model
 from nesf.crystal import CrystalBatch
 from nesf.scoring import quick_scores

@@ -16,7 +16,7 @@ from baselines.voxel_icsg3d.hoffmann import VoxelHoffmann
 from baselines.voxel_icsg3d.hoffmann_measure import reading
 from baselines.voxel_icsg3d.hoffmann_training import HoffmannTraining
 from nesf.api import load
-from nesf.boxes import BoxOptions, random_boxes
+from nesf.boxes.cut import BoxOptions, random_boxes
 from nesf.checkpoint import save_model
 from nesf.cli import main
 from nesf.crystal import CrystalBatch

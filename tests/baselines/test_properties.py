@@ -21,7 +21,7 @@ from baselines.voxel_icsg3d.property_baselines import composition_features, fit_
 from baselines.voxel_icsg3d.property_predictions import load_predictor, predict_properties
 from nesf.checkpoint import save_model
 from nesf.cli import main
-from nesf.command_parts import COLUMNS
+from nesf.commands.parts import COLUMNS
 from nesf.crystal import CrystalBatch
 from nesf.data.packed import PackedSet
 from nesf.data.records import Row

@@ -143,7 +143,7 @@ def test_faults_of_ours_show(monkeypatch):
     def fault(inputs: list[str], output: str) -> int:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr("nesf.verbs.join_files", fault)
+    monkeypatch.setattr("nesf.commands.files.join_files", fault)
     with pytest.raises(RuntimeError, match="a fault"):
         main(["data", "join", "a", "--output", "b"])
 

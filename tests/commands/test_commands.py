@@ -7,12 +7,12 @@ from command_line import complaint, crystal, is_crystal, nesf, rows_of, table
 from pymatgen.core import Lattice, Structure
 from stand_in_model import StandIn
 
-from nesf.command_parts import batches_of_rows, rows_in
+from nesf.commands.parts import batches_of_rows, rows_in
+from nesf.commands.tally import Tally
 from nesf.data.readers import read_crystals
 from nesf.data.records import Row
 from nesf.latents import Latents
-from nesf.ranks import Ranks
-from nesf.tally import Tally
+from nesf.ranks.environment import Ranks
 
 
 def test_exact_fields_give_the_crystals_back(tmp_path, capsys):

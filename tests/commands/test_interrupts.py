@@ -16,7 +16,7 @@ def test_resume_skips_what_is_done(tmp_path, monkeypatch, capsys):
     straight, broken = tmp_path / "a" / "out.csv", tmp_path / "b" / "out.csv"
     assert nesf("reconstruct", source, "--field", "exact", "--output", straight) == 1
 
-    from nesf import ways
+    from nesf.commands import ways
 
     exact, calls = ways.exact_fields, []
 

@@ -15,7 +15,7 @@ from pymatgen.core import Lattice, Structure
 from eval.cells import Cell
 from eval.evaluate import evaluate
 from eval.scores import score_crystal
-from nesf.boxes import BoxOptions, cut_boxes, random_placements
+from nesf.boxes.cut import BoxOptions, cut_boxes, random_placements
 from nesf.cli import main
 from nesf.crystal import CrystalBatch
 from nesf.data.boxes import write_boxes

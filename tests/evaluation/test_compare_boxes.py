@@ -7,7 +7,7 @@ from pymatgen.core import Lattice, Structure
 
 from eval.compare.measuring import reconstruct_set
 from eval.evaluate import evaluate
-from nesf.boxes import BoxOptions, random_boxes
+from nesf.boxes.cut import BoxOptions, random_boxes
 from nesf.crystal import CrystalBatch
 from nesf.data.packed import PackedSet
 

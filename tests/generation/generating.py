@@ -12,9 +12,9 @@ from pymatgen.core import Lattice, Structure
 from stand_in_model import StandIn
 from torch import Tensor
 
-from nesf import generate
 from nesf.crystal import CrystalBatch
 from nesf.data.readers import read_crystals
+from nesf.generation import commands as generate
 
 
 class Conditional(StandIn):

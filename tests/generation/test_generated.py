@@ -10,11 +10,11 @@ import torch
 from generating import Conditional, crystals_of, rows_of, run, same
 from pymatgen.core import Lattice, Structure
 
-from nesf import generate
 from nesf.api import Model
 from nesf.cli import main
-from nesf.cli_parser import FunctionParser
+from nesf.commands.parser import FunctionParser
 from nesf.errors import InputError
+from nesf.generation import commands as generate
 
 
 @pytest.mark.parametrize("name", ["folder", "table.csv.gz", "t.extxyz"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stand_in_model import StandIn
 from torch import Tensor
 
-from nesf.latent_paths import (
+from nesf.generation.latent_paths import (
     LatentGaussian,
     condition_dims,
     linear,

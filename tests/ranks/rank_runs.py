@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from nesf.errors import NesfError
-from nesf.ranks import PATIENCE
-from nesf.ranks import Ranks as RanksHere
+from nesf.ranks.environment import PATIENCE
+from nesf.ranks.environment import Ranks as RanksHere
 
 ROWS, BAD, TWICE = 7, 2, (1, 4)  # rows: all, the one that is no crystal, those of one id
 DONE = ROWS - 1
@@ -30,11 +30,11 @@ PRELOAD = [
     "pymatgen.io.cif",
     "pymatgen.core.structure_matcher",
     "eval.evaluate",
-    "nesf.cli_parser",
-    "nesf.commands",
+    "nesf.commands.parser",
+    "nesf.commands.models",
     "nesf.data.parsing",
-    "nesf.through",
-    "nesf.verbs",
+    "nesf.commands.through",
+    "nesf.commands.files",
 ]
 LIMIT_S = 240  # on a machine that is busy with other things
 PATIENCE_S = 10.0  # likewise; ranks look at each other every 20th part of it
@@ -211,7 +211,7 @@ class Threads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.here = threading.local()
-        monkeypatch.setattr("nesf.sharded.ranks_here", lambda: self.here.ranks)
+        monkeypatch.setattr("nesf.ranks.sharded.ranks_here", lambda: self.here.ranks)
         monkeypatch.setattr("nesf.data.readers.map_in_workers", answers)
         monkeypatch.setenv(PATIENCE, str(PATIENCE_S))
 

@@ -6,7 +6,7 @@ import pytest
 from rank_runs import srun, torchrun
 
 from nesf.errors import InputError
-from nesf.ranks import PATIENCE, Patience, Ranks, ranks_here
+from nesf.ranks.environment import PATIENCE, Patience, Ranks, ranks_here
 
 
 @pytest.mark.parametrize(

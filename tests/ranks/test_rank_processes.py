@@ -15,7 +15,7 @@ from stand_in_model import StandIn
 
 from nesf.checkpoint import save_model
 from nesf.latents import Latents
-from nesf.ranks import PATIENCE
+from nesf.ranks.environment import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from rank_runs import DONE, ROWS, Threads, content
 
-from nesf.commands import reconstruct_files
+from nesf.commands.models import reconstruct_files
 from nesf.errors import InputError, NesfError
-from nesf.ranks import PATIENCE, LostLeader
+from nesf.ranks.environment import PATIENCE, LostLeader
 
 
 def reconstruct(table: Path, output: Path, resume: bool = False, overwrite: bool = False) -> int:

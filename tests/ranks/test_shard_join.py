@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nesf.data.records import Rejected
 from nesf.errors import InputError
-from nesf.shards import Entry, Shards
+from nesf.ranks.shards import Entry, Shards
 
 
 def reports(total: int, size: int, rejected: set[int]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from baselines.voxel_icsg3d.hoffmann import VoxelHoffmann
 from baselines.voxel_icsg3d.model import VoxelICSG3D
 from baselines.voxel_icsg3d.voxelize import VoxelOptions
 from nesf.autoencoder import NeSF
-from nesf.boxes import BoxMode, BoxOptions
+from nesf.boxes.cut import BoxMode, BoxOptions
 from nesf.crystal import CrystalBatch
 
 MAX_ATOMS = 8

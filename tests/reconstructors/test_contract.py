@@ -17,7 +17,7 @@ from nesf import api
 from nesf.checkpoint import load_model, save_model
 from nesf.crystal import CrystalBatch
 from nesf.geometry import plane_spacings
-from nesf.reconstruct import Reconstruction
+from nesf.reconstruction.reconstruct import Reconstruction
 
 
 @pytest.fixture(params=MODELS)

@@ -1,0 +1,1 @@
+"""New crystals from latents: around given ones, between two, and at random."""

@@ -1,0 +1,254 @@
+"""What ranks have done, in a folder beside the output: one file a rank and run, and their union.
+
+A row of the inputs is known by its number there, from 0, since an id is unique only once all rows
+before it have been read.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nesf.data.readers import unique_id
+from nesf.data.records import Rejected
+from nesf.data.writers import CrystalWriter, is_folder, open_writer
+from nesf.errors import InputError
+from nesf.latents import Latents
+from nesf.ranks.environment import Ranks
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one row of the inputs.
+
+    Attributes:
+        number: of the row, from 0.
+        name: its id, as the inputs give it; in what `Shards.join` yields, made unique.
+        result: a line of a shard, a latent, or why there is none.
+        was_read: it is a crystal, whatever became of it.
+    """
+
+    number: int
+    name: str | None
+    result: str | np.ndarray | Rejected
+    was_read: bool = True
+
+
+class ShardFormat:
+    """A line a crystal: number, id and all floats exactly, so that joining loses nothing.
+
+    Args:
+        names: the ids of the numbers, as the inputs give them.
+    """
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        self.names = names
+
+    def begin(self, info: Sequence[str]) -> str:
+        """Nothing."""
+        return ""
+
+    def row(self, name: str, structure: Structure, info: dict[str, Any]) -> str:
+        """One line; `name` is the number."""
+        content = {
+            "lattice": structure.lattice.matrix.tolist(),
+            "numbers": list(structure.atomic_numbers),
+            "frac": structure.frac_coords.tolist(),
+            "info": info,
+        }
+        return f"{name}\t{json.dumps(self.names[int(name)])}\t{json.dumps(content)}\n"
+
+    def scan(self, lines: Iterable[str]) -> Iterator[tuple[int, tuple[str, ...] | None]]:
+        """Number, id and content of whole lines; a torn last one is left out."""
+        for line in lines:
+            if not line.endswith("\n"):
+                return
+            try:
+                number, name, content = line.split("\t")
+                yield 1, (str(int(number)), json.loads(name), content)
+            except ValueError as error:
+                raise InputError("it is no shard, or is damaged") from error
+
+    @staticmethod
+    def crystal(content: str) -> tuple[Structure, dict[str, Any]]:
+        """The crystal of a line, and its info columns."""
+        from pymatgen.core import Lattice, Structure
+
+        found = json.loads(content)
+        lattice = Lattice(found["lattice"])
+        return Structure(lattice, found["numbers"], found["frac"]), found["info"]
+
+
+class Shards:
+    """The folder `OUTPUT.shards`.
+
+    Args:
+        output: of the command.
+    """
+
+    def __init__(self, output: str | Path) -> None:
+        path = Path(output)
+        self.named = output  # as it is written: a slash at its end says that it is a folder
+        self.output = path if path.name else path.resolve()
+        self.folder = self.output.with_name(f"{self.output.name}.shards")
+
+    def prepare(self, resume: bool, overwrite: bool = False) -> bool:
+        """Clear what an earlier run has left, but for crystals that are to be gone on from.
+
+        Returns:
+            Whether there are such.
+
+        Raises:
+            InputError: there are crystals for a folder, and neither flag was given.
+        """
+        if not (resume or overwrite) and self._hold_crystals() and is_folder(self.named):
+            raise InputError(
+                f"{self.folder} holds what an interrupted run has done: go on with --resume, "
+                "remove it with --overwrite, or give another output"
+            )
+        self._remove("done-*.json", "latents-*.npz", "joined-*")
+        if not resume:
+            self._remove("shard-*.jsonl")
+        return any(self._files())
+
+    def remove(self) -> None:
+        """Remove all shards."""
+        self._remove("done-*.json", "latents-*.npz", "joined-*", "shard-*.jsonl")
+
+    def new_path(self, rank: int) -> Path:
+        """A new file for a rank's crystals; those of earlier runs are only read."""
+        taken = {path.name for path in self._files()}
+        names = (f"shard-{rank:05d}-{count}.jsonl" for count in range(len(taken) + 1))
+        return self.folder / next(name for name in names if name not in taken)
+
+    def latents_path(self, rank: int) -> Path:
+        """The file for a rank's latents."""
+        return self.folder / f"latents-{rank:05d}.npz"
+
+    def done(self, ranks: Ranks) -> dict[int, str]:
+        """Ids by number of the rows that are in the shards and fall to one rank."""
+        return {
+            entry.number: entry.name or ""
+            for path in self._files()
+            for entry in _crystals(path)
+            if entry.number % ranks.size == ranks.rank
+        }
+
+    def open_target(self, columns: Sequence[str], overwrite: bool = False) -> CrystalWriter:
+        """Open what all shards are joined into.
+
+        Args:
+            columns: as of `open_writer`.
+            overwrite: replace what a folder holds of an earlier run.
+
+        Raises:
+            InputError: as `open_writer`.
+        """
+        return open_writer(self._joined or self.named, columns=columns, overwrite=overwrite)
+
+    def finish_target(self) -> None:
+        """Put a joined file in the place of the output, in one step."""
+        if self._joined is not None:
+            self._joined.replace(self.output)
+
+    def crystals(self) -> list[Iterator[Entry]]:
+        """The crystals of every shard, each in order."""
+        return [_crystals(path) for path in self._files()]
+
+    def latents(self, size: int) -> list[Iterator[Entry]]:
+        """The latents of every rank, each in order."""
+        return [_latents(self.latents_path(rank)) for rank in range(size)]
+
+    def join(
+        self, streams: Sequence[Iterator[Entry]], reports: Sequence[Mapping[str, Any]]
+    ) -> Iterator[Entry]:
+        """All rows in the inputs' order, named as one process names them.
+
+        Args:
+            streams: what was done, each in order.
+            reports: of each rank, a digest of its `inputs`, the number of its `rows`, and those
+                `rejected` of them: lists of number, whether it was read, and the fields of
+                `Rejected`.
+
+        Raises:
+            InputError: the ranks have not read the same inputs, or a row is lost or there twice.
+        """
+        total = sum(report["rows"] for report in reports)
+        shares = [len(range(rank, total, len(reports))) for rank in range(len(reports))]
+        same = len({report["inputs"] for report in reports}) == 1
+        if not same or shares != [report["rows"] for report in reports]:
+            raise self._misfit("the ranks have not read the same inputs")
+        refusals = [
+            Entry(number, content["id"], Rejected(**content), was_read)
+            for report in reports
+            for number, was_read, content in report["rejected"]
+        ]
+        order = attrgetter("number")
+        taken: dict[str, int] = {}
+        expected = 0
+        for entry in heapq.merge(*streams, sorted(refusals, key=order), key=order):
+            if entry.number != expected:
+                lost = entry.number > expected
+                row = f"row {expected + 1} is lost" if lost else f"row {expected} is there twice"
+                raise self._misfit(row)
+            expected += 1
+            if entry.was_read and entry.name is not None:
+                entry = _renamed(entry, unique_id(entry.name, taken))
+            yield entry
+        if expected != total:
+            raise self._misfit(f"row {expected + 1} is lost")
+
+    def _misfit(self, reason: str) -> InputError:
+        return InputError(
+            f"the shards in {self.folder} do not fit together: {reason}; start again without "
+            "--resume"
+        )
+
+    @property
+    def _joined(self) -> Path | None:
+        return None if is_folder(self.named) else self.folder / f"joined-{self.output.name}"
+
+    def _hold_crystals(self) -> bool:
+        return any(path.stat().st_size for path in self._files())
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("shard-*.jsonl"))
+
+    def _remove(self, *patterns: str) -> None:
+        for pattern in patterns:
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
+
+
+def _crystals(path: Path) -> Iterator[Entry]:
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        try:
+            for _, fields in ShardFormat({}).scan(lines):
+                assert fields is not None
+                number, name, content = fields
+                yield Entry(int(number), name, content)
+        except (InputError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is no shard, or is damaged; remove it") from error
+
+
+def _latents(path: Path) -> Iterator[Entry]:
+    content = Latents.load(path)
+    for key, latent in zip(content.ids, content.values, strict=True):
+        number, _, name = key.partition("\t")
+        yield Entry(int(number), name, latent)
+
+
+def _renamed(entry: Entry, name: str) -> Entry:
+    if isinstance(entry.result, Rejected):
+        return replace(entry, name=name, result=replace(entry.result, id=name))
+    return replace(entry, name=name)

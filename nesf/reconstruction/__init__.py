@@ -1,0 +1,1 @@
+"""From fields back to crystals: particles that move, clusters, sites, species."""

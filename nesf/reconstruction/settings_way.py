@@ -1,0 +1,209 @@
+"""Crystals there and back as given, in their primitive cells, or in whichever gives them back best.
+
+What comes back is compared with what was given, as the refinement of latents does: the crystals
+are known here, and the cell in which one is written is a part of the answer, like its latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from nesf.crystal import CrystalBatch, standardised
+from nesf.errors import InputError
+from nesf.reconstruction.reconstruct import Reconstruction, join_reconstructions
+from nesf.reconstruction.settings import primitive_cells
+from nesf.refinement.refine import Judge
+
+Setting = Literal["given", "primitive"]
+Choice = Literal["given", "primitive", "best"]
+# takes crystals there and back, with what tells how near to the given ones they have come
+Back = Callable[[CrystalBatch, Judge], Reconstruction]
+FaultsOf = Callable[[CrystalBatch, CrystalBatch], Tensor]  # of found and true crystals, (B,)
+
+
+@dataclass(frozen=True)
+class KnownReconstruction(Reconstruction):
+    """Crystals that came back, and how they compare with those that were given.
+
+    Attributes:
+        faults: (B,) what is wrong with each, see `nesf.scoring.count_faults`; 0 where it is the
+            crystal itself.
+        settings: for each, whether it went through the model in the cell given or in its
+            primitive one.
+    """
+
+    faults: Int[Tensor, " b"]
+    settings: tuple[Setting, ...]
+
+    def select(self, index: Int[Tensor, " k"]) -> KnownReconstruction:
+        """Those at the positions `index`, in that order."""
+        some = vars(super().select(index))
+        settings = tuple(self.settings[i] for i in index.tolist())
+        return KnownReconstruction(**some, faults=self.faults[index], settings=settings)
+
+
+def reconstruct_in(
+    choice: Choice,
+    crystals: CrystalBatch,
+    back: Back,
+    faults_of: FaultsOf,
+    max_atoms: int | None = None,
+    retry: bool = True,
+) -> KnownReconstruction:
+    """Give crystals back through whatever gives back what is written well.
+
+    Args:
+        choice: `given`: in the cells given; `primitive`: in the primitive cell wherever there is
+            one (`nesf.reconstruction.settings`); `best`: in the cells given, and then those with
+            faults in their primitive cells, of which that with fewer faults is kept.
+        crystals: B crystals, none of them larger than `back` can take in the cells chosen.
+        back: takes crystals there and back, order kept. What it is to judge its results by counts
+            their faults in the cells given: errors of a small cell add up in a large one.
+        faults_of: counts what is wrong with crystals that came back.
+        max_atoms: `best` takes larger cells to their primitive ones at once.
+        retry: `best` tries those with faults again; otherwise only those that are too large go
+            through their primitive cells.
+    """
+    tried = _Tried(crystals, back, faults_of)
+    everything = torch.arange(len(crystals), device=crystals.device)
+    large = _larger(crystals, max_atoms)
+    if choice == "primitive":
+        tried.primitive(everything)
+        tried.given((tried.place < 0).nonzero().squeeze(-1))
+        return tried.best()
+    tried.given((~large).nonzero().squeeze(-1) if choice == "best" else everything)
+    if choice == "best":
+        tried.primitive((tried.faults > 0 if retry else large).nonzero().squeeze(-1))
+    return tried.best()
+
+
+def settings_of(found: Reconstruction) -> tuple[Setting, ...]:
+    """The cells through which crystals came back; given ones where nobody chose."""
+    if isinstance(found, KnownReconstruction):
+        return found.settings
+    return tuple[Setting, ...]("given" for _ in found.crystals.ids)
+
+
+def too_large(choice: Choice, crystals: CrystalBatch, max_atoms: int | None) -> list[str | None]:
+    """For each crystal, why a model for up to `max_atoms` atoms cannot take it; None where it can.
+
+    Args:
+        choice: the cells in which it may be taken, as of `reconstruct_in`.
+        crystals: B crystals.
+        max_atoms: of the model; None if it sets no limit.
+    """
+    reasons: list[str | None] = [None] * len(crystals)
+    large = _larger(crystals, max_atoms).nonzero().squeeze(-1)
+    if not len(large):
+        return reasons
+    atoms, told = crystals.num_atoms.tolist(), ""
+    smaller: dict[int, int] = {}  # atoms of primitive cells
+    if choice != "given":
+        cells = primitive_cells(crystals.select(large))
+        smaller = dict(
+            zip(large[cells.index].tolist(), cells.crystals.num_atoms.tolist(), strict=True)
+        )
+    for i in large.tolist():
+        least = smaller.get(i, atoms[i])
+        if least > max_atoms:  # type: ignore[operator]
+            told = f", and {least} in its primitive cell," if least < atoms[i] else ""
+            reasons[i] = (
+                f"{atoms[i]} atoms in the cell{told} are more than the {max_atoms} that this model "
+                "can give back; take a smaller cell of the crystal, or a model for larger ones"
+            )
+    return reasons
+
+
+def refuse_large(choice: Choice, crystals: CrystalBatch, max_atoms: int | None) -> None:
+    """Refuse crystals of which one is `too_large`.
+
+    Raises:
+        InputError: with the first of them and the reason.
+    """
+    for name, reason in zip(crystals.ids, too_large(choice, crystals, max_atoms), strict=True):
+        if reason is not None:
+            raise InputError(f"crystal {name}: {reason}")
+
+
+def choice_for(setting: str, walls: bool) -> Choice:
+    """What is chosen for a model; one of boxes, whose faces are walls, takes them as given.
+
+    Raises:
+        InputError: there is no such choice, or not for boxes.
+    """
+    if setting not in get_args(Choice):
+        raise InputError(f"setting is {setting!r}; choose given, primitive or best")
+    if walls and setting == "primitive":
+        raise InputError("a box has no primitive cell; leave setting out")
+    return "given" if walls else cast(Choice, setting)
+
+
+def _larger(crystals: CrystalBatch, max_atoms: int | None) -> Bool[Tensor, " b"]:
+    atoms = crystals.num_atoms
+    return atoms > max_atoms if max_atoms is not None else torch.zeros_like(atoms, dtype=torch.bool)
+
+
+class _Tried:
+    """What has come of B crystals so far: all that was found, and which of it is the best."""
+
+    def __init__(self, crystals: CrystalBatch, back: Back, faults_of: FaultsOf) -> None:
+        self.crystals, self.back, self.faults_of = crystals, back, faults_of
+        self.true = standardised(crystals)
+        count, device = len(crystals), crystals.device
+        most = torch.iinfo(torch.long).max
+        self.faults = torch.full((count,), most, device=device)
+        self.place = torch.full((count,), -1, device=device)  # of the best one in what was found
+        self.settings: list[Setting] = ["given"] * count
+        self.found: list[Reconstruction] = []
+
+    def given(self, index: Int[Tensor, " k"]) -> None:
+        """Take some of the crystals there and back as they are."""
+        if not len(index):
+            return
+
+        def judge(found: Reconstruction, rows: Tensor) -> Tensor:
+            return self._faults(found, index[rows])
+
+        self._keep(index, self.back(self.crystals.select(index), judge), "given")
+
+    def primitive(self, index: Int[Tensor, " k"]) -> None:
+        """Take those of some crystals there and back that have a primitive cell of their own."""
+        if not len(index):
+            return
+        cells = primitive_cells(self.crystals.select(index))
+        index = index[cells.index]
+        if not len(index):
+            return
+
+        def judge(found: Reconstruction, rows: Tensor) -> Tensor:
+            return self._faults(cells.select(rows).back(found), index[rows])
+
+        self._keep(index, cells.back(self.back(cells.crystals, judge)), "primitive")
+
+    def _faults(self, found: Reconstruction, index: Int[Tensor, " k"]) -> Int[Tensor, " k"]:
+        return self.faults_of(found.crystals, self.true.select(index))
+
+    def _keep(self, index: Int[Tensor, " k"], new: Reconstruction, setting: Setting) -> None:
+        wrong = self._faults(new, index)
+        better = wrong < self.faults[index]
+        before = sum(len(one.crystals) for one in self.found)
+        self.place[index[better]] = before + better.nonzero().squeeze(-1)
+        self.faults[index[better]] = wrong[better]
+        for i in index[better].tolist():
+            self.settings[i] = setting
+        self.found.append(new)
+
+    def best(self) -> KnownReconstruction:
+        """The best of each, ids kept."""
+        found = join_reconstructions(self.found).select(self.place)
+        named = found.crystals.replace(ids=self.crystals.ids)
+        return KnownReconstruction(
+            **vars(found) | {"crystals": named, "faults": self.faults},
+            settings=tuple(self.settings),
+        )

@@ -1,0 +1,1 @@
+"""Latents fitted to their crystals, by the decoders alone."""
