@@ -4,8 +4,8 @@ A cluster in any orientation is the same cluster. Its frame is an oblique cell a
 faces parallel to the three planes that they share most (`nesf.boxes.planes`), named and signed by a
 rule (`nesf.boxes.poses`). A turned, mirrored or moved cluster has a turned, mirrored or moved cell,
 and its atoms have the same fractions of it. Clusters of one structure type have nearly the same
-fractions, whatever their lengths and angles, so that a network has no more to learn than of crystals
-in their own cells.
+fractions, whatever their lengths and angles, so that a network has no more to learn than of
+crystals in their own cells.
 """
 
 from __future__ import annotations
