@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from crystals import random_crystals
+from pymatgen.core import Lattice, Structure
 
 from nesf.data.packed import PackedSet
 
@@ -133,6 +134,16 @@ def test_extrapolation():
     assert found["extrapolated_to_1000000"] == pytest.approx(500 + 0.2 * 999_000)
 
 
+def test_cells_written(run: Run, tmp_path: Path) -> None:
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.2), ["Mg", "O"], [[0] * 3, [0.5] * 3])
+    (tmp_path / "mgo.cif").write_text(salt.to(fmt="cif"))
+    results = run("cells_written", tmp_path / "mgo.cif")
+    assert list(results) == ["as given", "random origin", "primitive Niggli cell", "2x1x1"]
+    assert [r["atoms_mean"] for r in results.values()] == [8, 8, 2, 16]
+    assert [r["refined, best"]["with_faults"] for r in results.values()] == [0, 0, 0, 0]
+    assert all(r["crystals"] == 1 for r in results.values())
+
+
 def test_slope_of_a_power():
     x = [1.0, 3.0, 10.0]
     assert measure.slope(x, [7 * value**1.5 for value in x], powers=True) == pytest.approx(1.5)
@@ -154,7 +165,6 @@ def test_packings_keep_density_and_distance():
     crystals = measure.packings([1, 30], seed=1)
     volume = torch.linalg.det(crystals.lattice)
     np.testing.assert_allclose(volume / crystals.num_atoms, measure.VOLUME_PER_ATOM, rtol=1e-5)
-    from pymatgen.core import Structure
 
     structure: Structure = crystals.to_structures()[1]
     apart = structure.distance_matrix[np.triu_indices(30, 1)]
