@@ -8,7 +8,8 @@ wait (`steps_per_second`), then part by part with a wait after each (`ms`), last
 Lightning's loop with averaged weights, as `nesf fit` runs it (`in_fit`). Data are `batch` (drawing
 the crystals from the packed set on the device); augmentation, queries and their exact targets are
 parts of their own. Floating-point operations are counted by PyTorch's FlopCounterMode: those of
-the model are forward and backward, without the optimizer's.
+the model are forward and backward; the share of the device's rate is given without the
+optimizer's, and with them.
 """
 
 from __future__ import annotations
@@ -84,6 +85,10 @@ def rates(step: Step, arguments: argparse.Namespace, matrix: dict[str, Any]) -> 
         "ms": ms,
         "data_share": ms["batch"] / (1e3 * each),
         "share_of_large_rate": work / each / matrix["large_flops_per_second"],
+        # Muon's products are a part of the step, too
+        "share_of_large_rate_with_optimizer": (work + matrix["optimizer_flops_per_step"])
+        / each
+        / matrix["large_flops_per_second"],
         "share_of_own_rate": work / each / matrix["own_shapes_flops_per_second"],
         "peak_memory_bytes": peak_memory(step.device),
     }

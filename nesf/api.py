@@ -290,6 +290,8 @@ class Model:
         return lambda query: field(query.to(self.device))
 
     def _crystals(self, structures: Sequence[Structure] | CrystalBatch) -> CrystalBatch:
+        if hasattr(structures, "sites"):
+            raise InputError("give a list of Structures: [structure] for one")
         if not isinstance(structures, CrystalBatch):
             structures = CrystalBatch.from_structures(structures)
         highest = int(structures.atomic_numbers.max())

@@ -149,6 +149,8 @@ def test_options_reach_the_reconstruction(model, structures):
 
 
 def test_what_is_refused(model, structures):
+    with pytest.raises(InputError, match="list of Structures"):
+        model.encode(structures[0])
     with pytest.raises(InputError, match="no structures"):
         model.encode([])
     model.module.num_species = 20
