@@ -12,7 +12,7 @@ from torch import Tensor
 from nesf.boxes.cut import BoxOptions, cut_boxes
 from nesf.crystal import CrystalBatch
 
-_CLEAR = 1e-5  # Å, kept between atoms and walls: more than what rounding to float32 moves
+CLEAR = 1e-5  # Å, kept between atoms and walls: more than what rounding to float32 moves
 _FITS = 3  # rounds of pairing atoms and turning the crystal
 _PAIRS = 4  # atoms that tell a rotation, at least
 
@@ -212,7 +212,7 @@ def _nudged(
 ) -> Float[np.ndarray, " 3"]:
     """The smallest shift with the fewest atoms on the wrong side of a wall, an axis at a time."""
     shift = np.zeros(3)
-    near = (np.minimum(around, side - around).min(-1)) < 2 * nudge + _CLEAR
+    near = (np.minimum(around, side - around).min(-1)) < 2 * nudge + CLEAR
     around, wanted = around[near], wanted[near]
 
     def wrong(moved: Float[np.ndarray, " 3"], clear: float) -> int:
@@ -222,9 +222,9 @@ def _nudged(
     for axis in range(3):
         ends = np.concatenate([-around[:, axis], side - around[:, axis]])
         ends = ends[np.abs(ends) < nudge]
-        choices = np.concatenate([[0.0], ends - 2 * _CLEAR, ends + 2 * _CLEAR])
+        choices = np.concatenate([[0.0], ends - 2 * CLEAR, ends + 2 * CLEAR])
         trials = shift + choices[:, None] * np.eye(3)[axis]
-        faults = np.array([wrong(trial, _CLEAR) for trial in trials])
+        faults = np.array([wrong(trial, CLEAR) for trial in trials])
         best = np.lexsort([np.abs(choices), faults])[0]
         if faults[best] < faults[0]:
             shift = trials[best]
