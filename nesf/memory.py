@@ -38,17 +38,21 @@ def peak_memory(device: torch.device | str) -> int:
     return peak if sys.platform == "darwin" else 1024 * peak  # kilobytes elsewhere
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory() -> bool:
     """Let this process keep freed memory for its next tensors, up to 1 GiB.
 
     glibc hands large blocks back at once, and each of them is mapped and zeroed anew, page by page:
     a twentieth of the time of a training step on a CPU, and of a reconstruction. For programs, not
-    for libraries: it holds for the whole process. Does nothing where the C library is another one.
+    for libraries: it holds for the whole process.
+
+    Returns:
+        Whether the C library does so; another one than glibc is left as it is.
     """
-    with suppress(OSError, AttributeError, TypeError):
-        libc = ctypes.CDLL("libc.so.6")
-        for option, value in _MALLOPT.items():
-            libc.mallopt(option, value)
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    return all(mallopt(option, value) for option, value in _MALLOPT.items())
 
 
 class PeakMemory:

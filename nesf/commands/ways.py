@@ -16,6 +16,7 @@ from nesf.crystal import CrystalBatch
 from nesf.device import resolve_device
 from nesf.errors import InputError
 from nesf.exact import exact_fields
+from nesf.memory import keep_freed_memory
 from nesf.ranks.environment import Ranks
 from nesf.reconstruction.reconstruct import Reconstruction, ReconstructOptions, reconstruct
 from nesf.reconstruction.settings_way import Choice, choice_for
@@ -46,6 +47,7 @@ class Run:
     def load(self, model: str, boxes: bool = False) -> api.Model:
         """The model, seeded; with `boxes` in use on boxes of repeating crystals."""
         torch.manual_seed(self.seed)
+        keep_freed_memory()
         loaded = api.load(model, self.device, self.batch_size)
         return loaded.of_boxes() if boxes else loaded
 
