@@ -1,7 +1,7 @@
 #!/bin/sh
-# The training crystals of the general model (configs/nesf/general.yaml): generated prototypes and
-# the training splits of four sets, without any crystal of their validation and test splits,
-# whatever its id and cell.
+# The training crystals of the general model (configs/nesf/general*.yaml): generated prototypes,
+# random crystals and the training splits of four sets, without any crystal of their validation and
+# test splits, whatever its id and cell.
 #   sh examples/general_data.sh DATA OUTPUT
 set -eu
 data=${1:?give the folder of lcs6/, icsg3d_part/, perov5/ and carbon24/}
@@ -26,3 +26,6 @@ for name in $sets; do
 done
 nesf data prototypes --count 20000 --seed 1 --max-atoms 24 --output "$output/prototypes_all.nesf"
 pack "$output/prototypes_all.nesf" prototypes
+nesf data random --count 40000 --seed 2 --output "$output/random_all.nesf"
+pack "$output/random_all.nesf" random
+nesf data random --count 200 --seed 3 --output "$output/random_val.nesf"

@@ -97,6 +97,9 @@ VERBS = {
         "nesf.commands.files:prototype_files",
         "make crystals of known prototypes, without a network",
     ),
+    "data random": Verb(
+        "nesf.commands.files:random_files", "make random crystals of any space group"
+    ),
     "data fetch-mp": Verb(
         "nesf.commands.files:fetch_files",
         "fetch crystals from the Materials Project",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ from nesf.autoencoder import NeSF
 from nesf.boxes.cut import BoxOptions, is_box, training_boxes
 from nesf.checkpoint import begin_with, model_entry
 from nesf.crystal import CrystalBatch, standardised
+from nesf.errors import InputError
 from nesf.objective import LossOptions, kl_divergence, loss_parts, total_loss
 from nesf.optimizer import MuonAdamW
 from nesf.progress import training_progress
@@ -125,6 +128,20 @@ class OptimizerOptions:
         return warm
 
 
+def refuse_without_compiler() -> None:
+    """Tell before the first step that torch.compile will not work on this CPU.
+
+    Raises:
+        InputError: the C++ compiler that it would call is not there.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise InputError(
+            f"compiled: true needs a C++ compiler, and there is no {compiler}; install one, name "
+            "it in the environment variable CXX, or leave compiled: false"
+        )
+
+
 class FieldTraining(ScoredModule):
     """Trains a `NeSF` on batches of crystals.
 
@@ -146,6 +163,8 @@ class FieldTraining(ScoredModule):
         boxes: cut a box from each crystal, at random in training and always the same in
             validation; crystals that are boxes already are taken as they are. Needs a model with
             margin 0 and without periodic fields.
+        compiled: train the decoders through torch.compile, which takes a while at the start and
+            pays in runs of more than some minutes; on a CPU it needs a C++ compiler.
     """
 
     def __init__(
@@ -160,6 +179,7 @@ class FieldTraining(ScoredModule):
         reconstruct_every: int = 5,
         reconstruct_count: int = 128,
         boxes: BoxOptions | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         if (losses.kl > 0) != model.variational:
@@ -178,12 +198,21 @@ class FieldTraining(ScoredModule):
         self.losses, self.optimizer_options = losses, optimizer
         self.seed = seed
         self.reconstruct_every, self.reconstruct_count = reconstruct_every, reconstruct_count
-        self.boxes = boxes
+        self.boxes, self.compiled = boxes, compiled
 
     def setup(self, stage: str) -> None:
-        """Take over the initial weights; those of a checkpoint to go on from come later."""
+        """Take over the initial weights; those of a checkpoint to go on from come later.
+
+        Raises:
+            InputError: the decoders are to be compiled, and there is no compiler.
+        """
         if stage == "fit" and self.initial is not None:
             begin_with(self.model, self.initial)
+        if stage == "fit" and self.compiled:
+            if self.trainer.strategy.root_device.type == "cpu":
+                refuse_without_compiler()
+            for decoder in (self.model.position_decoder, self.model.species_decoder):
+                decoder.compile(dynamic=False)  # a run's steps are all of one shape
 
     def training_step(self, batch: CrystalBatch, batch_idx: int) -> Tensor:
         """One step: change the crystals, ask the fields, sum the losses."""
@@ -211,6 +240,8 @@ class FieldTraining(ScoredModule):
         parts = loss_parts(self.model, crystals, latent, asked, self.losses)
         return parts | {"kl": kl_divergence(posterior)}
 
+    # its batches have other shapes, which are not worth a compilation each
+    @torch.compiler.set_stance("force_eager")
     def validation_step(self, batch: CrystalBatch, batch_idx: int) -> None:
         """The loss on fixed queries, and every so often a reconstruction."""
         generator = generator_for(

@@ -144,6 +144,31 @@ def prototype_files(
     return 0
 
 
+def random_files(
+    output: str,
+    count: int = 2000,
+    seed: int = 0,
+    max_atoms: int = 40,
+    workers: int | None = None,
+    progress: bool = True,
+) -> int:
+    """Make random crystals of any space group, for a model that is to know more than prototypes.
+
+    Args:
+        output: the packed set, a .nesf file.
+        count: crystals to make; fewer of the same seed are the first of more.
+        seed: of all that is drawn; the same seed gives the same bytes.
+        max_atoms: largest number of atoms in the cell, a standardised one.
+        workers: processes; by default one a core.
+        progress: show a progress bar.
+    """
+    from nesf.data.random_crystals import write_random
+
+    report = write_random(output, count, seed, max_atoms, workers, progress)
+    print(f"{report.packed} made: {report.path}")
+    return 0
+
+
 def fetch_files(
     output: str,
     preset: Literal["icsg3d", "lcs6"] | None = None,
