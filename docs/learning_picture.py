@@ -7,10 +7,10 @@ import argparse
 import json
 from pathlib import Path
 
-from eval.compare.charting import model_colors
-from eval.compare.plots import charts_of
 from eval.compare.read_plan import read_plan
-from eval.compare.summary import outcomes_of
+from eval.compare.showing.charting import model_colors
+from eval.compare.showing.plots import reconstruction_charts
+from eval.compare.showing.summary import outcomes_of
 from nesf.atomic import atomic_write
 
 
@@ -24,7 +24,8 @@ def main() -> None:
     plan = read_plan(given.plan).parts[0]
     lines = [json.loads(line) for line in Path(given.lines).read_text().splitlines()]
     outcomes = outcomes_of(plan, lines)
-    charts = {chart.name: chart for chart in charts_of(outcomes, [], model_colors(plan))}
+    drawn = reconstruction_charts(outcomes, [], model_colors(plan))
+    charts = {chart.name: chart for chart in drawn}
     with atomic_write(given.output) as file:
         file.write(charts["learning"].png)
 

@@ -53,7 +53,7 @@ def compare(
     from eval.compare.contest import Terms
     from eval.compare.folder import PAGE, only_one_comparison, prepare, terms_of
     from eval.compare.kinds import check_plan
-    from eval.compare.publish import Publisher
+    from eval.compare.showing.publish import Publisher
     from nesf.device import resolve_device
 
     target = resolve_device(plan.device)

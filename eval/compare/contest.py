@@ -18,7 +18,7 @@ from eval.compare.children import TIMED_OUT, run_child
 from eval.compare.folder import RESULTS
 from eval.compare.lines import JsonLines
 from eval.compare.plan import Comparison, Entry
-from eval.compare.trainings import train
+from eval.compare.trainings import told_of_training, train
 from nesf.atomic import atomic_write
 
 SCHEMA_VERSION = 1
@@ -51,6 +51,7 @@ class Contest(ABC):
     """
 
     stage: ClassVar[str]  # what follows a training
+    task: ClassVar[str]  # of `eval.compare.child`; its report carries the name, too
 
     def __init__(self, plan: Comparison, terms: Terms) -> None:
         self.plan, self.terms = plan, terms
@@ -88,8 +89,8 @@ class Contest(ABC):
         return
 
     @abstractmethod
-    def _measured(self, entry: Entry) -> dict[str, Any] | str:
-        """What the model made of the test set, or why there is nothing."""
+    def _measure(self, entry: Entry, report: Path) -> str | None:
+        """Have the model take the test set into a report; why it failed, or None."""
 
     @abstractmethod
     def _figures(self, entry: Entry, report: dict[str, Any]) -> dict[str, Any]:
@@ -108,10 +109,24 @@ class Contest(ABC):
         failed = train(entry, self.terms.device, _Progress(), self.terms.lock)
         if failed is not None:
             return {**line, "status": "failed", "stage": "training", "reason": failed}
-        report = self._measured(entry)
-        if isinstance(report, str):
-            return {**line, "status": "failed", "stage": self.stage, "reason": report}
-        return {**line, "status": "done", "reason": None, **self._figures(entry, report)}
+        report = entry.folder / f"{self.task}.json"
+        failed = None if report.is_file() else self._measure(entry, report)
+        if failed is not None:
+            return {**line, "status": "failed", "stage": self.stage, "reason": failed}
+        told = json.loads(report.read_text())
+        return {**line, "status": "done", "reason": None, **self._figures(entry, told)}
+
+    def _told_of_model(self, entry: Entry, report: dict[str, Any]) -> dict[str, Any]:
+        """Taken out of a report: what the model is, its training, and where it was measured."""
+        about, machine = report.pop("model"), report.pop("machine")
+        simple = entry.model.simple is not None
+        return {
+            "machine": machine,
+            "class_path": about["class_path"],
+            "parameters": about["parameters"],
+            "latent_dim": about["latent_dim"],
+            "training": {"curve": []} if simple else told_of_training(entry, about["metadata"]),
+        }
 
     def _shared_job(self, entry: Entry, report: Path) -> dict[str, Any]:
         """What every job of `eval.compare.child` is told."""
@@ -126,10 +141,19 @@ class Contest(ABC):
         }
 
     def _run_child(
-        self, entry: Entry, job: dict[str, Any], report: Path, name: str, limit_s: float
+        self, entry: Entry, job: dict[str, Any], report: Path, limit_s: float | None = None
     ) -> str | None:
-        """Run a job of `eval.compare.child`; why it failed, or None."""
+        """Run a job of `eval.compare.child`; why it failed, or None.
+
+        Args:
+            entry: the model.
+            job: what only its task is told.
+            report: the file that it writes.
+            limit_s: it is killed after so long, s; without one, when the test set's time is over.
+        """
         job = self._shared_job(entry, report) | job
+        name = job["task"]
+        limit_s = 60 * self.plan.scoring.limit_minutes if limit_s is None else limit_s
         entry.folder.mkdir(parents=True, exist_ok=True)
         path = entry.folder / f"{name}.job.json"
         with atomic_write(path) as file:

@@ -11,7 +11,7 @@ import yaml
 
 from eval.compare.options import Contestant
 from eval.compare.plan import Comparison, Plan
-from eval.compare.predicting import sets_of
+from eval.compare.properties import sets_of
 from nesf.checkpoint import find_model, read_model
 from nesf.errors import InputError
 

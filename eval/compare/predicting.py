@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from eval.compare.child import work
 from eval.compare.contest import Contest, Terms, tell
 from eval.compare.plan import Comparison, Entry
-from eval.compare.property_measuring import predict_set
-from eval.compare.property_scores import property_metrics
-from eval.compare.property_sets import PropertySets
-from eval.compare.trainings import told_of_training
+from eval.compare.properties import property_metrics, sets_of
 from nesf.atomic import atomic_write
 from nesf.errors import NesfError
 
@@ -31,41 +29,30 @@ class PropertyContest(Contest):
     """
 
     stage = "prediction"
+    task = "predict"
 
     def __init__(self, plan: Comparison, terms: Terms) -> None:
         super().__init__(plan, terms)
         self.sets = sets_of(plan)
 
-    def _measured(self, entry: Entry) -> dict[str, Any] | str:
-        """The child's report, or why there is none."""
-        report = entry.folder / "predict.json"
-        if not report.is_file():
-            job: dict[str, Any] = {
-                "task": "predict",
-                "output": str(entry.predictions),
-                "target": self.plan.target,
-                "simple": entry.model.simple,
-                "latent": entry.model.latent,
-                **{name: list(getattr(self.plan.data, name)) for name in ("train", "val", "test")},
-            }
-            failed = self._predict(entry, job, report)
-            if failed is not None:
-                return failed
-        return json.loads(report.read_text())
-
-    def _predict(self, entry: Entry, job: dict[str, Any], report: Path) -> str | None:
+    def _measure(self, entry: Entry, report: Path) -> str | None:
         """Have a model predict in a process of its own, and a simple rule here."""
+        job: dict[str, Any] = {
+            "task": self.task,
+            "output": str(entry.predictions),
+            "target": self.plan.target,
+            "simple": entry.model.simple,
+            "latent": entry.model.latent,
+            **{name: list(getattr(self.plan.data, name)) for name in ("train", "val", "test")},
+        }
         if entry.model.simple is None:
             tell("predicting the test set")
-            limit_s = 60 * self.plan.scoring.limit_minutes
-            return self._run_child(entry, job, report, "predict", limit_s)
+            return self._run_child(entry, job, report)
         entry.folder.mkdir(parents=True, exist_ok=True)
         try:  # the threads are those of this process, which are not to change
-            told = predict_set(self._shared_job(entry, report) | job | {"threads": 0})
+            work(self._shared_job(entry, report) | job | {"threads": 0})
         except NesfError as error:
             return str(error)
-        with atomic_write(report) as file:
-            file.write(json.dumps(told, indent=1, allow_nan=False).encode())
         return None
 
     def _figures(self, entry: Entry, report: dict[str, Any]) -> dict[str, Any]:
@@ -94,15 +81,10 @@ class PropertyContest(Contest):
         with atomic_write(entry.scores) as file:
             whole = {**result, "failures": failures, "rows": rows}
             file.write(json.dumps(whole, allow_nan=False).encode())
-        about, machine = report.pop("model"), report.pop("machine")
+        about = self._told_of_model(entry, report)
         simple = entry.model.simple is not None
-        training = {"curve": []} if simple else told_of_training(entry, about["metadata"])
         return {
-            "machine": machine,
-            "class_path": about["class_path"],
-            "parameters": about["parameters"],
-            "latent_dim": about["latent_dim"],
-            "training": training,
+            **about,
             # a simple rule answers for all crystals while it is fitted
             "prediction": {**report, "seconds": None if simple else report["seconds"]},
             **result,
@@ -113,13 +95,3 @@ class PropertyContest(Contest):
         with entry.predictions.open(newline="", encoding="utf-8") as file:
             told = {row["id"]: row["predicted"] for row in csv.DictReader(file)}
         return np.array([float(told.get(name) or "nan") for name in self.sets.test.ids])
-
-
-def sets_of(plan: Comparison) -> PropertySets:
-    """The crystals of a comparison for a property.
-
-    Raises:
-        InputError: they lack the property, or cannot be read.
-    """
-    data = plan.data
-    return PropertySets.read(str(plan.target), data.train, data.val, data.test)

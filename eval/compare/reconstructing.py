@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from eval.compare.contest import TOO_LONG, Contest, Terms, say, tell
@@ -11,7 +12,6 @@ from eval.compare.folder import GROWTH
 from eval.compare.lines import JsonLines
 from eval.compare.options import Variant
 from eval.compare.plan import Comparison, Entry
-from eval.compare.trainings import told_of_training
 from eval.evaluate import evaluate
 from eval.matching import MatchOptions
 from nesf.atomic import atomic_write
@@ -26,6 +26,7 @@ class ReconstructionContest(Contest):
     """
 
     stage = "reconstruction"
+    task = "reconstruct"
 
     def __init__(self, plan: Comparison, terms: Terms) -> None:
         super().__init__(plan, terms)
@@ -40,17 +41,11 @@ class ReconstructionContest(Contest):
         for variant in self.plan.growth.variants if self.plan.growth.limit_s else ():
             self._grow(variant)
 
-    def _measured(self, entry: Entry) -> dict[str, Any] | str:
-        """The child's report, or why there is none."""
-        report = entry.folder / "reconstruct.json"
-        if not report.is_file():
-            tell("reconstructing the test set")
-            job = self._job("reconstruct") | {"output": str(entry.predictions)}
-            limit_s = 60 * self.plan.scoring.limit_minutes
-            failed = self._run_child(entry, job, report, "reconstruct", limit_s)
-            if failed is not None:
-                return failed
-        return json.loads(report.read_text())
+    def _measure(self, entry: Entry, report: Path) -> str | None:
+        """Have a model reconstruct in a process of its own."""
+        tell("reconstructing the test set")
+        job = self._job(self.task) | {"output": str(entry.predictions)}
+        return self._run_child(entry, job, report)
 
     def _job(self, task: str) -> dict[str, Any]:
         growth = self.plan.growth
@@ -66,16 +61,12 @@ class ReconstructionContest(Contest):
     def _figures(self, entry: Entry, report: dict[str, Any]) -> dict[str, Any]:
         """Costs and errors of one model."""
         figures = self._score(entry, report)
-        model, machine = report.pop("model"), report.pop("machine")
+        about = self._told_of_model(entry, report)
         by_num_atoms = report.pop("by_num_atoms")
         count = report["crystals"]
         seconds = report["encode_s"] + report["decode_s"]
         return {
-            "machine": machine,
-            "class_path": model["class_path"],
-            "parameters": model["parameters"],
-            "latent_dim": model["latent_dim"],
-            "training": told_of_training(entry, model["metadata"]),
+            **about,
             "reconstruction": {
                 **report,
                 "cannot_represent": len(report["cannot_represent"]),
@@ -145,7 +136,7 @@ class ReconstructionContest(Contest):
         report.unlink(missing_ok=True)
         job = self._job("variant") | {"changes": dict(variant.changes)}
         # starting up and warming up take their time, too
-        failed = self._run_child(entry, job, report, "variant", 2 * self.plan.growth.limit_s + 60)
+        failed = self._run_child(entry, job, report, 2 * self.plan.growth.limit_s + 60)
         if failed is not None:
             status = "too long" if failed.startswith(TOO_LONG) else "failed"
             self.variants.append({**line, "status": status, "reason": failed})

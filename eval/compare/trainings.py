@@ -1,21 +1,29 @@
-"""One training of the comparison: `nesf fit` in a process of its own, on the shared terms."""
+"""One training: `nesf fit` in a process of its own, and what its files and curve tell of it."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from eval.compare.children import Ending, run_child
-from eval.compare.levels import times_to_levels
 from eval.compare.plan import Comparison, Entry
 from nesf.errors import InputError
 from nesf.json_lines import read_json_lines
 from nesf.run_folder import CURVE, MODEL, TRAINING
+
+# figure of the learning curve -> levels, in the figure's unit
+LEVELS: Mapping[str, tuple[float, ...]] = {
+    "val/wrong_counts_percent": (50, 20, 10, 5, 2, 1),
+    "val/position_actual": (1.0, 0.5, 0.2, 0.1, 0.05, 0.02),
+    "val/species_actual_percent": (50, 20, 10, 5),
+}
+
+Curve = Sequence[Mapping[str, Any]]
 
 
 def train(
@@ -111,3 +119,30 @@ def told_of_training(entry: Entry, metadata: dict[str, Any]) -> dict[str, Any]:
         "times_to_levels": times_to_levels(curve),
         "curve": curve,
     }
+
+
+def times_to_levels(curve: Curve) -> dict[str, dict[str, float | None] | None]:
+    """Wall-clock time until a validation first found an error at or below each level, s.
+
+    Args:
+        curve: the lines of a run's `curve.jsonl`; `wall_s` is the time since the training began.
+
+    Returns:
+        {figure: {level: seconds, or None if never}}; None for a figure that was never measured.
+    """
+    found: dict[str, dict[str, float | None] | None] = {}
+    for figure, levels in LEVELS.items():
+        points = curve_of(curve, figure)
+        found[figure] = {
+            f"{level:g}": next((time for time, value in points if value <= level), None)
+            for level in levels
+        }
+        if not points:
+            found[figure] = None
+    return found
+
+
+def curve_of(curve: Curve, figure: str) -> list[tuple[float, float]]:
+    """(wall-clock s, value) of one figure, where it was measured and is a number."""
+    points = [(line["wall_s"], line[figure]) for line in curve if line.get(figure) is not None]
+    return sorted((float(t), float(v)) for t, v in points if v == v)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from pymatgen.core import Lattice, Structure
 
-from eval.compare.measuring import reconstruct_set
+from eval.compare.measuring.reconstruction import reconstruct_set
 from eval.evaluate import evaluate
 from nesf.boxes.cut import BoxOptions, random_boxes
 from nesf.crystal import CrystalBatch

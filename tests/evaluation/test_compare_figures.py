@@ -11,14 +11,14 @@ from compare_plans import one_plan
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.compare.levels import LEVELS, times_to_levels
-from eval.compare.measuring import merged, spread_choice
+from eval.compare.measuring.reconstruction import merged, spread_choice
 from eval.compare.options import Contestant
-from eval.compare.parts import Cell, Row, Table, mark_best, metric_cell, spread_cell
-from eval.compare.plots import BARS, draw_errors
-from eval.compare.summary import Outcome, outcomes_of
-from eval.compare.tables import levels_table
-from eval.compare.writing import latex_escape, to_html, to_latex, to_markdown
+from eval.compare.showing.cells import Cell, Row, Table, mark_best, metric_cell, spread_cell
+from eval.compare.showing.cost_tables import levels_table
+from eval.compare.showing.plots import BARS, draw_errors
+from eval.compare.showing.summary import Outcome, outcomes_of
+from eval.compare.showing.writing import latex_escape, to_html, to_latex, to_markdown
+from eval.compare.trainings import LEVELS, times_to_levels
 
 
 def test_times_are_those_of_the_first_validation_at_or_below_a_level():

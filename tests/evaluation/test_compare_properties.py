@@ -20,9 +20,8 @@ from sklearn.preprocessing import StandardScaler
 from stand_in_model import StandIn
 
 from baselines.voxel_icsg3d.cgcnn import CGCNN
-from eval.compare.latent_ridge import fit_ridge, latents_of
-from eval.compare.property_scores import property_metrics
-from eval.compare.property_sets import PropertySets
+from eval.compare.measuring.latent_ridge import fit_ridge, latents_of
+from eval.compare.properties import PropertySets, property_metrics
 from nesf import api
 from nesf.checkpoint import save_model
 from nesf.cli import main
