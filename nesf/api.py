@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from nesf.checkpoint import load_model
 from nesf.crystal import MAX_ATOMIC_NUMBER, CrystalBatch
+from nesf.decoders import FieldDecoder
 from nesf.device import resolve_device
 from nesf.errors import InputError
 from nesf.fields import CrystalFields
+from nesf.precision import full_precision
 from nesf.reconstruction.reconstruct import Reconstruction, ReconstructOptions, join_reconstructions
 from nesf.reconstruction.settings_way import (
     Choice,
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 Field = Callable[[Tensor], Tensor]
+Latents = Float[Tensor, "b l"] | Float[np.ndarray, "b l"]
+Precision = Literal["auto", "float32"]
 
 
 def load(
@@ -39,6 +44,7 @@ def load(
     device: str | torch.device = "cpu",
     batch_size: int = 256,
     trusted_prefixes: Sequence[str] = (),
+    precision: Precision = "auto",
 ) -> Model:
     """Load a model to use it.
 
@@ -48,13 +54,15 @@ def load(
         batch_size: crystals that are encoded or decoded at once.
         trusted_prefixes: packages, besides this one's, whose classes the file may name, e.g.
             `("mypackage.",)`.
+        precision: of the fields, see `Model`.
 
     Raises:
         CheckpointError: there is no such model, or its file is damaged or foreign.
-        InputError: there is no such device.
+        InputError: there is no such device or precision.
     """
     target = resolve_device(device)
-    return Model(load_model(name_or_path, target, trusted_prefixes), target, batch_size)
+    module = load_model(name_or_path, target, trusted_prefixes)
+    return Model(module, target, batch_size, precision)
 
 
 class Model:
@@ -67,13 +75,27 @@ class Model:
         module: the `nn.Module` itself.
         device: where it computes.
         batch_size: crystals at once.
+        precision: of the fields.
+
+    Args:
+        module: the network; a NeSF, or any with `encode` and `decode`.
+        device: where it goes.
+        batch_size: see above.
+        precision: `auto` asks the fields in bfloat16 where the hardware has units for it, which
+            changes an offset by some 0.01 Å; `float32` never does, and is several times as slow.
     """
 
     def __init__(
-        self, module: nn.Module, device: str | torch.device = "cpu", batch_size: int = 256
+        self,
+        module: nn.Module,
+        device: str | torch.device = "cpu",
+        batch_size: int = 256,
+        precision: Precision = "auto",
     ) -> None:
         if batch_size < 1:
             raise InputError(f"the batch size is {batch_size}; give at least 1")
+        if precision not in get_args(Precision):
+            raise InputError(f"the precision is auto or float32, not {precision!r}")
         if not (hasattr(module, "encode") and hasattr(module, "decode")):
             raise InputError(
                 f"a {type(module).__name__} makes no crystals; give a model that has encode and "
@@ -81,7 +103,10 @@ class Model:
             )
         self.device = resolve_device(device)
         self.module: Any = module.to(self.device).eval().requires_grad_(False)
-        self.batch_size = batch_size
+        self.batch_size, self.precision = batch_size, precision
+        for decoder in self.module.modules():
+            if isinstance(decoder, FieldDecoder):
+                decoder.may_round = precision == "auto"
 
     def __repr__(self) -> str:
         kind = type(self.module)
@@ -123,7 +148,7 @@ class Model:
         one = torch.ones(1, 1, dtype=torch.long)
         hydrogen = CrystalBatch(
             torch.zeros(1, 1, 3), one, one.bool(), 3 * torch.eye(3)[None], ("",)
-        )
+        ).to(dtype=torch.float32)
         return self.encode(hydrogen).shape[-1]
 
     def refinement(self, steps: int | RefineOptions | None = None) -> RefineOptions:
@@ -159,11 +184,10 @@ class Model:
         if options.steps:
             return torch.cat([part.latent for part in self._refined(crystals, options)])
         parts = self._parts(len(crystals))
-        return torch.cat([self.module.encode(crystals.select(part)) for part in parts])
+        with full_precision(self.device):  # whatever the caller's autocast is
+            return torch.cat([self.module.encode(crystals.select(part)) for part in parts])
 
-    def decode(
-        self, latent: Float[Tensor, "b l"], options: ReconstructOptions | None = None
-    ) -> list[Structure]:
+    def decode(self, latent: Latents, options: ReconstructOptions | None = None) -> list[Structure]:
         """The Structures behind latents; one without sites means that none was found.
 
         Args:
@@ -174,10 +198,12 @@ class Model:
 
     @torch.no_grad()
     def decode_crystals(
-        self, latent: Float[Tensor, "b l"], options: ReconstructOptions | None = None
+        self, latent: Latents, options: ReconstructOptions | None = None
     ) -> Reconstruction:
         """`decode`, as tensors and with how far to trust them."""
-        latent = self._checked(latent)
+        return self._decoded(self._finite(latent), options)
+
+    def _decoded(self, latent: Tensor, options: ReconstructOptions | None) -> Reconstruction:
         arguments = {} if options is None else {"options": options}
         parts = [self.module.decode(latent[part], **arguments) for part in self._parts(len(latent))]
         return join_reconstructions(parts)
@@ -258,7 +284,7 @@ class Model:
         """
         return self.of_boxes().reconstruct(boxes, options, refine)
 
-    def fields(self, latent: Float[Tensor, "b l"]) -> CrystalFields:
+    def fields(self, latent: Latents) -> CrystalFields:
         """Both fields behind latents, with lattice, atom counts and elements.
 
         Raises:
@@ -266,13 +292,13 @@ class Model:
         """
         if not hasattr(self.module, "fields"):
             raise InputError(f"a {type(self.module).__name__} has no position and species fields")
-        return self.module.fields(self._checked(latent))
+        return self.module.fields(self._finite(latent))
 
-    def position_field(self, latent: Float[Tensor, "b l"]) -> Field:
+    def position_field(self, latent: Latents) -> Field:
         """Query (B, Q, 3) Å to displacements (B, Q, 3) Å to the nearest atom, both Cartesian."""
         return self._on_device(self.fields(latent).position)
 
-    def species_field(self, latent: Float[Tensor, "b l"]) -> Field:
+    def species_field(self, latent: Latents) -> Field:
         """Query (B, Q, 3) Å to logits (B, Q, S) of the nearest atom's class Z - 1."""
         return self._on_device(self.fields(latent).species)
 
@@ -287,12 +313,21 @@ class Model:
         return refine_parts(self.module, crystals, parts, refinement, options, judge)
 
     def _on_device(self, field: Field) -> Field:
-        return lambda query: field(query.to(self.device))
+        def ask(query: Tensor | np.ndarray) -> Tensor:
+            return field(torch.as_tensor(query, dtype=torch.float32, device=self.device))
+
+        return ask
 
     def _crystals(self, structures: Sequence[Structure] | CrystalBatch) -> CrystalBatch:
         if hasattr(structures, "sites"):
             raise InputError("give a list of Structures: [structure] for one")
         if not isinstance(structures, CrystalBatch):
+            strange = [one for one in structures if not hasattr(one, "sites")]
+            if strange:
+                raise InputError(
+                    f"give pymatgen Structures, not a {type(strange[0]).__name__}; "
+                    "Structure.from_file reads one from a file"
+                )
             structures = CrystalBatch.from_structures(structures)
         highest = int(structures.atomic_numbers.max())
         if highest > self.max_atomic_number:
@@ -300,9 +335,10 @@ class Model:
                 f"an atom has the atomic number {highest}, and this model knows elements up to "
                 f"{self.max_atomic_number}"
             )
-        return structures.to(self.device)
+        return structures.to(self.device, torch.float32)
 
-    def _checked(self, latent: Tensor) -> Tensor:
+    def _checked(self, latent: Latents) -> Tensor:
+        latent = torch.as_tensor(latent, dtype=torch.float32, device=self.device)
         if not len(latent):
             raise InputError("no latents were given")
         if latent.ndim != 2 or latent.shape[-1] != self.latent_dim:
@@ -310,7 +346,16 @@ class Model:
                 f"latents of this model have the shape (B, {self.latent_dim}), not "
                 f"{tuple(latent.shape)}"
             )
-        return latent.to(self.device)
+        return latent
+
+    def _finite(self, latent: Latents) -> Tensor:
+        latent = self._checked(latent)
+        broken = (~latent.isfinite().all(-1)).nonzero()
+        if len(broken):
+            raise InputError(
+                f"latent {int(broken[0])} of {len(latent)}, counted from 0, is not finite"
+            )
+        return latent
 
     def _parts(self, count: int) -> Iterator[Tensor]:
         yield from torch.arange(count, device=self.device).split(self.batch_size)

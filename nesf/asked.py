@@ -40,9 +40,9 @@ class Asked:
     ) -> Asked:
         """The field behind latents, rounded once where its weights are no longer trained."""
         frozen = not any(weight.requires_grad for weight in decoder.parameters())
-        if frozen and has_fast_bfloat16(latent.device):
+        if frozen and decoder.may_round and has_fast_bfloat16(latent.device):
             decoder = rounded(decoder)
-        with autocast(latent.device):
+        with autocast(latent.device, decoder.may_round):
             condition = decoder.mlp.condition(latent)
         return Asked(decoder, latent, lattice, None if condition.requires_grad else condition)
 
@@ -50,7 +50,7 @@ class Asked:
         """The field at query points (B, Q, 3), Cartesian, Å."""
         at_once = QUERIES_IN_CACHE if query.device.type == "cpu" else sys.maxsize
         rows = max(1, at_once // max(1, query.shape[1]))
-        with autocast(query.device):
+        with autocast(query.device, self.decoder.may_round):
             condition = self.condition
             if condition is None:
                 condition = self.decoder.mlp.condition(self.latent)

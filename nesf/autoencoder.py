@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from nesf.asked import Asked
 from nesf.boxes.frames import NUMBERS, Frame, find_frames, outward
 from nesf.crystal import MAX_ATOMIC_NUMBER, CrystalBatch, standardised
-from nesf.decoders import Conditioning, Coordinates, PositionField, SpeciesField
+from nesf.decoders import (
+    Conditioning,
+    Coordinates,
+    HarmonicScale,
+    PositionField,
+    SpeciesField,
+    one_of,
+)
 from nesf.encoder import (
     PointNetEncoder,
     Posterior,
@@ -27,6 +34,9 @@ from nesf.fields import CrystalFields
 from nesf.heads import Heads
 from nesf.precision import full_precision
 from nesf.reconstruction.reconstruct import Reconstruction, ReconstructOptions, reconstruct
+
+EncoderKind = Literal["pointnet", "published"]
+FrameKind = Literal["none", "atoms"]
 
 
 class NeSF(nn.Module):
@@ -70,14 +80,14 @@ class NeSF(nn.Module):
         max_atoms: int = 64,
         periodic: bool = False,
         margin: float = 0.02,
-        encoder: Literal["pointnet", "published"] = "pointnet",
+        encoder: EncoderKind = "pointnet",
         encoder_width: int = 512,
         encoder_stages: int = 2,
         encoder_harmonics: int = 8,
         conditioning: Conditioning = "modulate",
         coordinates: Coordinates = "fractional",
         harmonics: int = 8,
-        harmonic_scale: Literal["linear", "octave"] = "linear",
+        harmonic_scale: HarmonicScale = "linear",
         position_widths: Sequence[int] = (256,) * 6,
         species_widths: Sequence[int] = (256,) * 3,
         count_head: bool = True,
@@ -85,10 +95,12 @@ class NeSF(nn.Module):
         variational: bool = False,
         reconstruction: Mapping[str, Any] | None = None,
         box: float | None = None,
-        frame: Literal["none", "atoms"] = "none",
+        frame: FrameKind = "none",
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
+        one_of("encoder", encoder, EncoderKind)
+        one_of("frame", frame, FrameKind)
         # plain JSON: what a checkpoint needs to build this model again
         self.init_args: dict[str, Any] = {
             **arguments,

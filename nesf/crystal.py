@@ -173,5 +173,11 @@ class CrystalBatch:
 
 
 def standardised(crystals: CrystalBatch) -> CrystalBatch:
-    """The same crystals with their lattices turned into the standard orientation."""
-    return crystals.replace(lattice=standard_orientation(crystals.lattice))
+    """The same crystals with their lattices turned into the standard orientation.
+
+    A left-handed cell (a, b, c) is described as the right-handed one (-a, -b, -c) first, in which
+    fractions have the opposite signs: otherwise the crystal would become its mirror image.
+    """
+    left = (torch.linalg.det(crystals.lattice) < 0).view(-1, 1, 1)
+    frac = torch.where(left, -crystals.frac_coords, crystals.frac_coords)
+    return crystals.replace(frac_coords=frac, lattice=standard_orientation(crystals.lattice))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,17 @@ from nesf.geometry import cart_to_frac, frac_to_cart
 
 Coordinates = Literal["fractional", "cartesian"]
 Conditioning = Literal["modulate", "concat"]
+HarmonicScale = Literal["linear", "octave"]
+
+
+def one_of(name: str, value: str, choices: object) -> None:
+    """Refuse what is none of the strings of a Literal.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if value not in get_args(choices):
+        raise ValueError(f"{name} is {' or '.join(get_args(choices))}, not {value!r}")
 
 
 class FourierFeatures(nn.Module):
@@ -34,10 +45,11 @@ class FourierFeatures(nn.Module):
     def __init__(
         self,
         count: int,
-        scale: Literal["linear", "octave"] = "linear",
+        scale: HarmonicScale = "linear",
         periodic: bool = False,
     ) -> None:
         super().__init__()
+        one_of("scale", scale, HarmonicScale)
         if periodic and not count:
             raise ValueError("periodic features need at least one frequency, not 0")
         steps = torch.arange(count, dtype=torch.float32)
@@ -197,10 +209,12 @@ class FieldDecoder(nn.Module):
         conditioning: Conditioning = "modulate",
         coordinates: Coordinates = "fractional",
         harmonics: int = 8,
-        harmonic_scale: Literal["linear", "octave"] = "linear",
+        harmonic_scale: HarmonicScale = "linear",
         periodic: bool = False,
     ) -> None:
         super().__init__()
+        one_of("conditioning", conditioning, Conditioning)
+        one_of("coordinates", coordinates, Coordinates)
         if periodic and coordinates == "cartesian":
             raise ValueError("a periodic field needs fractional coordinates")
         if not widths:
@@ -212,6 +226,7 @@ class FieldDecoder(nn.Module):
             latent_dim, self.features.out_features, widths, out_features
         )
         self.twin: tuple[object, FieldDecoder] | None = None  # see `nesf.folded`
+        self.may_round = True  # to bfloat16, where its weights are frozen and that pays
 
     def forward(
         self,
@@ -235,7 +250,8 @@ class FieldDecoder(nn.Module):
         lattice: Float[Tensor, "b 3 3"],
     ) -> Float[Tensor, "b q o"]:
         """`forward` from what `mlp.condition` says of the latents, once for many queries."""
-        return self.mlp.conditioned(condition, self.query_features(query, lattice)).float()
+        out = self.mlp.conditioned(condition, self.query_features(query, lattice))
+        return out.to(torch.promote_types(out.dtype, torch.float32))
 
     def query_features(
         self, query: Float[Tensor, "b q 3"], lattice: Float[Tensor, "b 3 3"]
@@ -262,7 +278,7 @@ class PositionField(FieldDecoder):
         conditioning: Conditioning = "modulate",
         coordinates: Coordinates = "fractional",
         harmonics: int = 8,
-        harmonic_scale: Literal["linear", "octave"] = "linear",
+        harmonic_scale: HarmonicScale = "linear",
         periodic: bool = False,
     ) -> None:
         super().__init__(
@@ -302,7 +318,7 @@ class SpeciesField(FieldDecoder):
         conditioning: Conditioning = "modulate",
         coordinates: Coordinates = "fractional",
         harmonics: int = 8,
-        harmonic_scale: Literal["linear", "octave"] = "linear",
+        harmonic_scale: HarmonicScale = "linear",
         periodic: bool = False,
     ) -> None:
         super().__init__(

@@ -126,9 +126,13 @@ def _modulated_gelu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def rounded(decoder: Decoder) -> Decoder:
     """The same decoder with weights in bfloat16: autocast would round them in every call.
 
-    Made once for weights as they are, and kept beside them until they change.
+    Made once for weights as they are, and kept beside them until they change; a change through
+    `weight.data`, which leaves no trace, is seen only after `decoder.twin = None`.
     """
-    state = tuple((weight.data_ptr(), weight._version) for weight in decoder.parameters())
+    state = tuple(
+        (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+        for weight in decoder.parameters()
+    )
     if decoder.twin is None or decoder.twin[0] != state:
         mlp = decoder.mlp
         if isinstance(mlp, ModulatedMLP):

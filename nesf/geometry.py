@@ -22,7 +22,8 @@ def cart_to_frac(
     cart_coords: Float[Tensor, "*b n 3"], lattice: Float[Tensor, "*b 3 3"]
 ) -> Float[Tensor, "*b n 3"]:
     """Cartesian (Å) to fractional coordinates, not wrapped into the cell."""
-    return frac_to_cart(cart_coords, torch.linalg.inv(lattice))
+    exact = lattice.to(torch.promote_types(lattice.dtype, torch.float32))  # inv knows no half
+    return frac_to_cart(cart_coords, torch.linalg.inv(exact).to(lattice.dtype))
 
 
 def wrap_frac(frac_coords: Float[Tensor, "*n 3"], margin: float = 0.0) -> Float[Tensor, "*n 3"]:
@@ -87,8 +88,8 @@ def plane_spacings(lattice: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3"]:
 def standard_orientation(lattice: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]:
     """The same cell (lengths and angles) turned into the orientation of `parameters_to_lattice`.
 
-    A left-handed cell comes back as its right-handed mirror image; fractional coordinates keep
-    their distances.
+    A left-handed cell comes back as its right-handed mirror image, in which fractional coordinates
+    keep their distances and lose their hand (`nesf.crystal.standardised` keeps it).
     """
     return parameters_to_lattice(*lattice_to_parameters(lattice))
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from nesf.errors import CheckpointError
+from nesf.precision import float32_by_default
 from nesf.sealed import one_line
 
 TRUSTED_PREFIXES = ("nesf.", "baselines.")
@@ -33,7 +34,8 @@ def build_model(
     Raises:
         CheckpointError: the class is unknown or not trusted, or its arguments do not fit.
     """
-    module = _construct(model, source, (*TRUSTED_PREFIXES, *trusted_prefixes))
+    with float32_by_default():
+        module = _construct(model, source, (*TRUSTED_PREFIXES, *trusted_prefixes))
     if not isinstance(module, nn.Module):
         raise CheckpointError(f"{source} names {model['class_path']}, which is not a model")
     return module

@@ -1,6 +1,7 @@
 """Where bfloat16 pays, autocast there, and full precision where it would do harm."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -13,10 +14,10 @@ def has_fast_bfloat16(device: torch.device | str) -> bool:
     return kind == "cpu" and torch.cpu._is_amx_tile_supported()
 
 
-def autocast(device: torch.device | str) -> AbstractContextManager[None]:
-    """Autocast to bfloat16 where it pays, a context that changes nothing elsewhere."""
+def autocast(device: torch.device | str, wanted: bool = True) -> AbstractContextManager[None]:
+    """Autocast to bfloat16 where it pays and is wanted, and none elsewhere."""
     kind = torch.device(device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=has_fast_bfloat16(device))
+    return torch.autocast(kind, torch.bfloat16, enabled=wanted and has_fast_bfloat16(device))
 
 
 def full_precision(device: torch.device | str) -> AbstractContextManager[None]:
@@ -25,3 +26,14 @@ def full_precision(device: torch.device | str) -> AbstractContextManager[None]:
     Under a trainer's autocast every matrix product of float32 tensors is rounded, geometry too.
     """
     return torch.autocast(torch.device(device).type, enabled=False)
+
+
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """What is made has float32, whatever the process's default is."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

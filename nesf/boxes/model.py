@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nesf.api import Model
+from nesf.api import Latents, Model
 from nesf.boxes.placement import Placements
 from nesf.boxes.way import (
     BoxWayOptions,
@@ -49,7 +49,7 @@ class BoxModel(Model):
     """
 
     def __init__(self, crystals: Model, options: BoxWayOptions | None = None) -> None:
-        super().__init__(crystals.module, crystals.device, crystals.batch_size)
+        super().__init__(crystals.module, crystals.device, crystals.batch_size, crystals.precision)
         self.crystals = crystals
         self.options = options or BoxWayOptions()
 
@@ -103,11 +103,11 @@ class BoxModel(Model):
         return latent
 
     def decode_crystals(
-        self, latent: Float[Tensor, "b l"], options: ReconstructOptions | None = None
+        self, latent: Latents, options: ReconstructOptions | None = None
     ) -> Reconstruction:
-        """Boxes, and how far to trust them."""
+        """Boxes, and how far to trust them; one without a repeat, of NaN, comes without atoms."""
         code, numbers = self._checked(latent).split([self.crystals.latent_dim, _PLACEMENT], -1)
-        found = self.crystals.decode_crystals(code, options)
+        found = self.crystals._decoded(code, options)
         return in_boxes(found, Placements.of_numbers(numbers.cpu().double()))
 
     def reconstruct(
@@ -140,7 +140,7 @@ class BoxModel(Model):
         faults = count_faults(found.crystals, boxes, walls=True)
         return KnownReconstruction(**vars(found), faults=faults, settings=settings_of(found))
 
-    def fields(self, latent: Float[Tensor, "b l"]) -> CrystalFields:
+    def fields(self, latent: Latents) -> CrystalFields:
         """Those of the crystals: ask `crystals`, the model behind this one.
 
         Raises:

@@ -49,10 +49,12 @@ def parse(payload: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
         check_sites(sites.lattice, sites.atomic_numbers, sites.frac_coords, anything)
         sites = standard_cell(sites, options)
     check_sites(sites.lattice, sites.atomic_numbers, sites.frac_coords, options, periodic)
+    # axes (a, b, c) that are left-handed are read as (-a, -b, -c): the crystal stays where it is
+    hand = -1.0 if periodic and np.linalg.det(sites.lattice) < 0 else 1.0
     return {
-        "lattice": sites.lattice.tolist(),
+        "lattice": (hand * sites.lattice).tolist(),
         "numbers": sites.atomic_numbers.tolist(),
-        "frac": sites.frac_coords.tolist(),
+        "frac": (hand * sites.frac_coords).tolist(),
         "notes": sites.notes,
     }
 

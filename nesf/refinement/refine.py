@@ -65,7 +65,9 @@ def refine_latents(
 ) -> Refined:
     """Fit the latents that do not decode to their crystals.
 
-    A crystal's result does not depend on the others of its batch. Where no step gives the crystal
+    What is done with a crystal does not depend on the others of its batch; products in bfloat16 are
+    rounded otherwise in batches of another shape, though, and of the latents that give a crystal
+    within the tolerance another may be found first. Where no step gives the crystal
     itself, the latent with the fewest faults is kept, the encoder's among them.
 
     Args:
@@ -164,15 +166,15 @@ def refinement_for(model: nn.Module, steps: int | RefineOptions | None) -> Refin
             other models.
 
     Raises:
-        InputError: the model has no fields to fit a latent by, or there are fewer than none.
+        InputError: the model has no fields to fit a latent by, or the steps are not 0, 1, 2, ...
     """
     able = isinstance(model, NeSF)
     if not isinstance(steps, RefineOptions):
         if steps is None:
             steps = RefineOptions().steps if able else 0
-        if steps < 0:
+        if steps != int(steps) or steps < 0:
             raise InputError(f"refine is {steps}; give a number of steps, or 0 for none")
-        steps = RefineOptions(steps=steps)
+        steps = RefineOptions(steps=int(steps))
     if steps.steps and not able:
         kind = type(model).__name__
         raise InputError(f"latents of a {kind} cannot be refined; leave refine out, or give 0")
