@@ -18,6 +18,7 @@ from torch import Tensor
 from nesf.crystal import CrystalBatch
 from nesf.fields import CrystalFields
 from nesf.geometry import cart_to_frac, plane_spacings, reduce_lattice, wrap_frac
+from nesf.reconstruction.confidence import Evidence, confidence_of, species_evidence
 from nesf.reconstruction.options import ReconstructOptions
 from nesf.reconstruction.particles import (
     ask,
@@ -50,11 +51,10 @@ class Reconstruction:
         site_size: (B, N) share of the crystal's particles that arrived at each site.
         count_agrees: (B,) whether the atoms found are as many as the fields claim; None if
             the fields claim nothing.
-        confidence: (B,) in 0..1, the product of three shares: the mean over the sites of
-            1 - spread / relaxed_spread; the particles that arrived at the sites; and the smaller
-            over the larger of the count claimed and the count of clear sites (spread up to
-            max_spread), which the claim had no part in. 0 for a crystal without atoms. It orders
-            crystals, and is no probability.
+        confidence: (B,) in 0..1, found without knowing the crystal: about the share of crystals so
+            confident that come back without faults (`benchmarks/confidence.py`). Of fields it is
+            the product that `nesf.reconstruction.confidence` makes of scatter, particles that
+            arrived, species and count. 0 for a crystal without atoms.
     """
 
     crystals: CrystalBatch
@@ -87,7 +87,8 @@ def reconstruct(
     """Read the crystals out of their fields.
 
     All crystals share one draw of the local queries, so that a crystal comes out the same in
-    any batch, and the same again from the same generator state.
+    any batch, up to the rounding of the fields' products (bfloat16 where that pays), and the same
+    again from the same generator state.
 
     Args:
         fields: of B crystals, exact or learned.
@@ -103,12 +104,13 @@ def reconstruct(
     noise = _Noise.draw(options, generator, fields.lattice)
     usable = _usable(fields.lattice).nonzero().squeeze(-1)
     parts = []
-    clear = torch.zeros(len(fields), dtype=torch.long, device=fields.device)
+    evidence = Evidence.none(fields)
     for group in _groups(fields, usable, options):
         part = fields if len(group) == len(fields) else fields.select(group)
-        sites, clear[group] = _find(part, options, noise)
+        sites, shown = _find(part, options, noise)
+        evidence = evidence.put(group, shown)
         parts.append(sites.replace(crystal=group[sites.crystal]))
-    return _pack(fields, Sites.join(parts, fields.lattice), clear, options, ids)
+    return _pack(fields, Sites.join(parts, fields.lattice), evidence, options, ids)
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,11 @@ def _groups(
 
 def _find(
     fields: CrystalFields, options: ReconstructOptions, noise: _Noise
-) -> tuple[Sites, Int[Tensor, " b"]]:
+) -> tuple[Sites, Evidence]:
     """The sites of a group of crystals, asked again where the count is not the claimed one.
 
     Returns:
-        The sites, and the number of clear candidates (B,), whatever was claimed.
+        The sites, and what else was seen on the way.
     """
     pool = Sites.join([], fields.lattice)
     todo = torch.arange(len(fields), device=fields.device)
@@ -195,7 +197,11 @@ def _find(
         options.max_queries,
     )
     clear = pool.crystal[pool.spread <= options.max_spread]
-    return sites.replace(species=species), torch.bincount(clear, minlength=len(fields))
+    shown = Evidence(
+        torch.bincount(clear, minlength=len(fields)),
+        species_evidence(fields, sites.cart_coords, sites.crystal, species, options.max_queries),
+    )
+    return sites.replace(species=species), shown
 
 
 def _candidates(
@@ -231,7 +237,7 @@ def _refine(fields: CrystalFields, sites: Sites, options: ReconstructOptions) ->
 def _pack(
     fields: CrystalFields,
     sites: Sites,
-    clear: Int[Tensor, " b"],
+    evidence: Evidence,
     options: ReconstructOptions,
     ids: Sequence[str] | None,
 ) -> Reconstruction:
@@ -256,14 +262,10 @@ def _pack(
         return out
 
     spread, share = padded(sites.spread), padded(sites.size)
-    sharp = (1 - spread / options.relaxed_spread).clamp(0, 1) * crystals.mask
-    confidence = sharp.sum(-1) / counts.clamp_min(1) * share.sum(-1).clamp_max(1)
-    agrees = None
-    if fields.num_atoms is not None:
-        claimed = fields.num_atoms
-        agrees = counts == claimed
-        fewer, more = torch.minimum(clear, claimed), torch.maximum(clear, claimed)
-        confidence = confidence * fewer / more.clamp_min(1)
+    confidence = confidence_of(
+        spread, share, crystals.mask, evidence, fields.num_atoms, options.relaxed_spread
+    )
+    agrees = None if fields.num_atoms is None else counts == fields.num_atoms
     return Reconstruction(crystals, spread, share, agrees, confidence)
 
 
