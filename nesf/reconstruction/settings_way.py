@@ -26,6 +26,9 @@ Choice = Literal["given", "primitive", "best"]
 Back = Callable[[CrystalBatch, Judge], Reconstruction]
 FaultsOf = Callable[[CrystalBatch, CrystalBatch], Tensor]  # of found and true crystals, (B,)
 
+# a cell of more atoms is most often a multiple of a smaller one, and takes long as it is
+PRIMITIVE_FIRST = 24
+
 
 @dataclass(frozen=True)
 class KnownReconstruction(Reconstruction):
@@ -61,7 +64,8 @@ def reconstruct_in(
     Args:
         choice: `given`: in the cells given; `primitive`: in the primitive cell wherever there is
             one (`nesf.reconstruction.settings`); `best`: in the cells given, and then those with
-            faults in their primitive cells, of which that with fewer faults is kept.
+            faults in their primitive cells, of which that with fewer faults is kept; cells of more
+            than `PRIMITIVE_FIRST` atoms the other way round.
         crystals: B crystals, none of them larger than `back` can take in the cells chosen.
         back: takes crystals there and back, order kept. What it is to judge its results by counts
             their faults in the cells given: errors of a small cell add up in a large one.
@@ -77,9 +81,14 @@ def reconstruct_in(
         tried.primitive(everything)
         tried.given((tried.place < 0).nonzero().squeeze(-1))
         return tried.best()
-    tried.given((~large).nonzero().squeeze(-1) if choice == "best" else everything)
-    if choice == "best":
-        tried.primitive((tried.faults > 0 if retry else large).nonzero().squeeze(-1))
+    if choice == "given":
+        tried.given(everything)
+        return tried.best()
+    first = large | (retry & (crystals.num_atoms > PRIMITIVE_FIRST))
+    tried.primitive(first.nonzero().squeeze(-1))
+    tried.given((~large & (tried.faults > 0)).nonzero().squeeze(-1))
+    if retry:
+        tried.primitive((~first & (tried.faults > 0)).nonzero().squeeze(-1))
     return tried.best()
 
 
