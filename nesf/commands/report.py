@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nesf.data.records import Row
 
 SCHEMA_VERSION = 2
-ENCODER = "encoder"  # folder of what the encoder's latents give; of refined ones "refined_160"
+ENCODER = "encoder"  # folder of what the encoder's latents give; of refined ones "refined_480"
 
 
 def report_run(
@@ -63,10 +63,12 @@ def report_run(
     from eval.report import read_history, write_report
     from eval.table import format_table
     from nesf import api
+    from nesf.data.outputs import make_ready
     from nesf.data.readers import read_crystals
 
     folder = Path(run)
     steps = api.load(run, device).refinement(refine).steps
+    make_ready(folder / METRICS)
     truth, _ = read_crystals(inputs, progress=False)
     there = _ThereAndBack(run, inputs, truth, device, seed, workers, refine_symmetry, resume)
     encoder = there(0)

@@ -27,8 +27,10 @@ class RefineOptions:
             1944).
         memory: weight of each step's quadratic in the next step, where it stands for the queries of
             the steps before; 0 forgets them.
-        settled_memory: the same in the last quarter of the steps: a mean over more queries, so that
+        settled_memory: the same in the last quarter of a cycle: a mean over more queries, so that
             what moves to and fro comes to rest.
+        cycle: steps of a cycle, after which the next one begins where it has come to; all of them
+            if there are fewer.
         whitening: how far directions are evened out in which the decoders feel the latent more or
             less (see `whitened`), 0 not at all to 1 altogether; what is even is damped evenly.
         tolerance: atoms farther off than this are not the crystal's, Å.
@@ -42,12 +44,13 @@ class RefineOptions:
         seed: of the queries.
     """
 
-    steps: int = 160
+    steps: int = 480
     first_steps: int = 8
     check_growth: float = 1.4
     damping: float = 0.1
     memory: float = 0.7
     settled_memory: float = 0.95
+    cycle: int = 160
     whitening: float = 1.0
     tolerance: float = 0.03
     lattice_tolerance: float = 0.1
@@ -62,6 +65,8 @@ class RefineOptions:
         for name in ("steps", "first_steps", "wrong", "wrong_width"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if self.cycle < 1:
+            raise ValueError(f"cycle must be at least 1, not {self.cycle}")
         if not 1 <= self.check_growth < math.inf:
             raise ValueError(f"check_growth must be at least 1, not {self.check_growth}")
         if not 0 <= self.whitening <= 1:
@@ -75,8 +80,10 @@ class RefineOptions:
 
     def memory_at(self, step: int) -> float:
         """The memory of a step, counted from 0."""
-        return self.memory if 4 * step < 3 * self.steps else self.settled_memory
+        cycle = min(self.cycle, self.steps)
+        return self.memory if 4 * (step % cycle) < 3 * cycle else self.settled_memory
 
     def until_check(self, step: int) -> int:
         """How many steps to take after `step` of them before latents are looked at."""
-        return min(math.floor(step * self.check_growth) + 1, self.steps) - step
+        end = min((step // self.cycle + 1) * self.cycle, self.steps)
+        return min(math.floor(step * self.check_growth) + 1, end) - step

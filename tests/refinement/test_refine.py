@@ -122,6 +122,11 @@ def test_looked_at_ever_more_rarely_and_never_beyond_the_end() -> None:
         step += options.until_check(step)
         looks.append(step)
     assert looks == [1, 2, 3, 5, 8, 12, 17, 20]
+    options, looks, step = RefineOptions(steps=25, cycle=10, check_growth=1.4), [], 0
+    while step < options.steps:
+        step += options.until_check(step)
+        looks.append(step)
+    assert looks == [1, 2, 3, 5, 8, 10, 15, 20, 25]  # and at the end of each cycle
     assert [RefineOptions(steps=3, check_growth=1.0).until_check(step) for step in range(3)] == [
         1
     ] * 3
@@ -130,6 +135,8 @@ def test_looked_at_ever_more_rarely_and_never_beyond_the_end() -> None:
 def test_memory_lengthens_in_the_last_quarter() -> None:
     options = RefineOptions(steps=8, memory=0.5, settled_memory=0.9)
     assert [options.memory_at(step) for step in range(8)] == [0.5] * 6 + [0.9] * 2
+    options = RefineOptions(steps=10, cycle=4, memory=0.5, settled_memory=0.9)
+    assert [options.memory_at(step) for step in range(10)] == [0.5, 0.5, 0.5, 0.9] * 2 + [0.5] * 2
 
 
 def test_a_latent_that_was_lost_is_found_again() -> None:
