@@ -36,6 +36,7 @@ from eval.together import (
     remove_matches,
 )
 from nesf.atomic import atomic_write
+from nesf.data.outputs import make_ready
 from nesf.errors import InputError
 from nesf.ranks.environment import ranks_here
 from nesf.ranks.meeting import Meeting
@@ -174,8 +175,9 @@ def evaluate_files(
         Exit code: 0, or 1 if a prediction is a failure or a reference could not be read.
 
     Raises:
-        InputError: see `evaluate`; or a file cannot be written (the table is printed before).
+        InputError: see `evaluate`; or a file cannot be written, which is told before the matching.
     """
+    make_ready(json_file, rows_file)
     options = MatchOptions(timeout_s=timeout_s, workers=workers)
 
     def score(meeting: Meeting | None = None) -> int:

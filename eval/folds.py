@@ -24,6 +24,7 @@ from tqdm import tqdm
 from eval.compare.children import run_child
 from nesf.atomic import atomic_write
 from nesf.cli import AGAIN, INTERRUPTED, USAGE
+from nesf.data.outputs import make_ready
 from nesf.data.packed import PackedSet, load_or_pack
 from nesf.errors import InputError, NesfError
 from nesf.run_folder import METRICS, TRAINING
@@ -146,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", help="where to write the means, a JSON file")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of a training")
     given = parser.parse_args(words)
+    make_ready(given.json)
     folds, began = read_folds(given.folds), time.perf_counter()
     whole = PackedSet.load(load_or_pack([given.data]))
     results = []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from eval.cells import Cell
 from eval.matching import random_sites
 from eval.sources import gather
 from eval.symmetry import refine_symmetry
+from nesf.data.entries import ID_COLUMNS
+from nesf.data.files import stem_of
 from nesf.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,10 +60,13 @@ class Sides:
         names = sorted(truth)
         if not names:
             raise InputError("no reference crystal can be scored")
-        if not (guesses.keys() | reasons.keys()) & truth.keys():
+        predicted_names = guesses.keys() | reasons.keys()
+        if not predicted_names & truth.keys():
+            sides = ((predicted, "predicted", predicted_names), (reference, "reference", names))
             raise InputError(
-                "no predicted id is among the reference ids; the two sets are joined by id "
-                f"(a reference id is {names[0]!r})"
+                "no predicted id is among the reference ids, by which the two sets are joined: "
+                f"{', '.join(_told(*side) for side in sides)}; ids are read from the columns "
+                f"{', '.join(ID_COLUMNS)}, or else are the names of files"
             )
         return Sides(names, truth, guesses, reasons, reference_reasons, unreadable)
 
@@ -88,3 +95,14 @@ class Sides:
             (random_sites(self.truth[name], seed, name), self.truth[name]) for name in drawn
         ]
         return pairs
+
+
+def _told(source: Source, side: str, names: Iterable[str]) -> str:
+    """One id of a side, and whether it is the number of a row that has none."""
+    name = min(names, default=None)
+    if name is None:
+        return f"there is no {side} one"
+    items = [source] if isinstance(source, str | Path) else source
+    stems = [stem_of(item) for item in items if isinstance(item, str | Path)]
+    numbered = any(re.fullmatch(rf"{re.escape(stem)}-\d+", name) for stem in stems)
+    return f"a {side} one is {name!r}{', the number of a row without an id' * numbered}"

@@ -14,7 +14,7 @@ for name in "$@"; do
     # exit code 1 only says that some crystals gave nothing: they are scored as failures
     # shellcheck disable=SC2086
     nesf reconstruct "$data/$name/test.csv.gz" --model "$model" $steps --setting given --batch-size 512 \
-      --output "$output/${name}_$kind.csv" || [ $? -eq 1 ]
+      --output "$output/${name}_$kind.csv" --overwrite || [ $? -eq 1 ]
     nesf evaluate --predicted "$output/${name}_$kind.csv" --reference "$data/$name/test.csv.gz" \
       --json "$output/${name}_$kind.json"
   done

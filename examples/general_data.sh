@@ -17,7 +17,6 @@ held="[${held#,}]"
 # exit code 1 only says that rows were left out: they are listed
 pack() {
   nesf data pack "$1" --output "$output/$2.nesf" --held-out "$held" || [ $? -eq 1 ]
-  if [ -f "$output/rejected.csv" ]; then mv "$output/rejected.csv" "$output/$2.rejected.csv"; fi
 }
 
 mkdir -p "$output"

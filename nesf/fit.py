@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -28,6 +28,7 @@ from nesf.checkpoint import read_model, sidecar_path
 from nesf.checkpoint_io import AtomicCheckpointIO
 from nesf.data.module import MissingCrystals
 from nesf.errors import CheckpointError, InputError
+from nesf.fit_data import refuse_other_data
 from nesf.fit_parser import HELP, FitParser, how_made, reason_of, suggestion
 from nesf.memory import keep_freed_memory
 from nesf.precision import has_fast_bfloat16
@@ -71,8 +72,7 @@ class FitCLI(LightningCLI):
         """Add what is not the trainer's, the model's or the data's."""
         parser.add_argument(
             "--restart",
-            type=str,
-            choices=("auto", "fresh", "no"),
+            type=Literal["auto", "fresh", "no"],  # not `choices`, whose type is told as a lambda
             default="no",
             help="where the run folder holds a run: auto goes on from its last checkpoint, fresh "
             "removes it and begins anew, no stops with a message",
@@ -109,6 +109,8 @@ class FitCLI(LightningCLI):
             raise InputError("name the run folder: trainer.default_root_dir in the config")
         root = Path(trainer.default_root_dir)
         self.checkpoint = find_checkpoint(root, config.restart, config.ckpt_path)
+        if self.checkpoint is not None and config.ckpt_path is None:
+            refuse_other_data(root, config.data.as_dict())
         if config.threads:
             torch.set_num_threads(config.threads)
         keep_freed_memory()

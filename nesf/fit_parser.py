@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -22,11 +22,15 @@ _BESIDE = re.compile(
 _UNKNOWN = re.compile(
     r"(?:([\w.]+): )?(?:unrecognized arguments: --([\w.-]+)|Option '([\w.-]+)' is not accepted)"
 )
+_CHOICE = re.compile(r"Expected a Literal\[([^\]]*)\]\. Got value:")
 _COMMAND = re.compile(r"#   (\S.*?)(?:  +\(.*\))?$")  # in a configuration's comments
 
 
 class FitParser(LightningArgumentParser):
-    """A parser whose every complaint is one sentence."""
+    """A parser whose every complaint is one sentence, and that takes whole names alone."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the complaint.
@@ -45,6 +49,7 @@ def reason_of(message: str) -> str:
     if "Errors:" in lines:
         reasons = reasons[: 2 if reasons[0].endswith(":") else 1]
     reason = re.sub(r"(typing\.|<class ')([\w.]+)('>)?", r"\2", " ".join(reasons))
+    reason = _CHOICE.sub(lambda found: f"give one of {found[1].replace(chr(39), '')}, not", reason)
     keys = ".".join(re.findall(r'Parser key "([^"]+)":$', message, re.MULTILINE))
     value = re.search(r"^ *Given value: (\S{1,60})$", message, re.MULTILINE)
     if value and value[1] not in reason.split():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from nesf.atomic import atomic_write
 from nesf.errors import InputError
@@ -46,18 +46,30 @@ class Latents:
         if Path(path).suffix != ".npz":
             raise InputError(f"{path}: latents are written to a .npz file")
 
+    @property
+    def finite(self) -> Bool[np.ndarray, " m"]:
+        """Which of them (M,) are finite numbers throughout."""
+        return np.isfinite(self.values).all(-1)
+
     @staticmethod
-    def load(path: str | Path) -> Latents:
+    def load(path: str | Path, all_finite: bool = True) -> Latents:
         """Read a file of `save`, or one that numpy wrote with the same two arrays.
+
+        Args:
+            path: the file.
+            all_finite: refuse it where a latent is not finite; otherwise see `finite`.
 
         Raises:
             InputError: the file is missing, damaged or holds something else.
         """
         try:
             with np.load(path, allow_pickle=False) as content:
+                if missing := [name for name in ("ids", "latents") if name not in content]:
+                    raise InputError(
+                        f"{path} has no array {' and no array '.join(missing)}; it is no file of "
+                        "latents"
+                    )
                 ids, values = content["ids"], content["latents"]
-        except KeyError as error:
-            raise InputError(f"{path} has no array {error}; it is no file of latents") from error
         except FileNotFoundError as error:
             raise InputError(f"{path} does not exist") from error
         except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -75,7 +87,9 @@ class Latents:
         names = tuple(str(name) for name in ids.tolist())
         if len(set(names)) != len(names):
             raise InputError(f"{path} has an id twice; ids must be unique")
-        broken = np.flatnonzero(~np.isfinite(values).all(-1))
-        if len(broken):
+        with np.errstate(over="ignore"):  # what is too large is not finite
+            latents = Latents(names, values.astype(np.float32))
+        broken = np.flatnonzero(~latents.finite)
+        if all_finite and len(broken):
             raise InputError(f"the latent {names[broken[0]]} in {path} is not finite")
-        return Latents(names, values.astype(np.float32))
+        return latents

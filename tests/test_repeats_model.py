@@ -159,7 +159,7 @@ def test_a_command_gives_boxes_back(packed, boxes, kind, tmp_path, monkeypatch, 
     printed = capsys.readouterr()
     assert "2 reconstructed, 1 rejected" in printed.out
     assert "no repeat was found in this box of 10 Å" in printed.err
-    assert "no repeat" in (out.parent / "rejected.csv").read_text()
+    assert "no repeat" in (out.parent / f"{out.stem}.rejected.csv").read_text()
     text = out.read_text()
     assert all(name in text for name in ("confidence", "faults", "residual"))
     kept = tmp_path / "kept.nesf"

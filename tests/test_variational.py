@@ -230,7 +230,7 @@ def test_sample_needs_no_crystals(weights, tmp_path):
     output = tmp_path / "new.jsonl"
     code = generate.sample_files(weights, str(output), 5, picture=False, progress=False)
     assert code in (0, 1)
-    with (tmp_path / "validity.csv").open() as file:
+    with (tmp_path / "new.validity.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 5
 
 

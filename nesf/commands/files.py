@@ -260,10 +260,12 @@ def export_model(model: str, output: str, half: bool = False) -> int:
         half: weights as float16, at half the size; they are loaded as float32.
     """
     from nesf.checkpoint import find_model, read_model, save_model
+    from nesf.data.outputs import make_ready
 
     if not output.endswith(".safetensors"):
         raise InputError(f"the output is {output}; give a file with the suffix .safetensors")
     content = read_model(find_model(model))
+    make_ready(output)
     weights = content.state_dict
     if half:
         weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}

@@ -61,7 +61,7 @@ def reconstruct_files(
             The latter compares with the crystal given, as --refine does. Crystals come back in
             their own cells.
         resume: go on with an interrupted run; crystals that are in the output are skipped.
-        overwrite: remove the crystals that the output folder holds of an earlier run.
+        overwrite: replace what the output holds of an earlier run.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
         seed: of random draws; a NeSF asks its fields at the same points every time.
@@ -80,8 +80,8 @@ def reconstruct_files(
 
     def way(run: Run) -> Way:
         if model is None:
-            return exact_way(run, periodic, changes, boxes)
-        return model_way(run, model, refine, changes, boxes, setting)
+            return exact_way(run, periodic, changes, boxes, read.cell)
+        return model_way(run, model, refine, changes, boxes, setting, read.cell)
 
     if boxes:
         read = read_boxes(read)
@@ -123,15 +123,20 @@ def encode_files(
     check_arguments(inputs, output, batch_size)
     from nesf.commands.through import encode_rows
     from nesf.commands.ways import Run
+    from nesf.data.outputs import make_ready
     from nesf.latents import Latents
     from nesf.ranks.sharded import share
 
     Latents.check_path(output)
+    make_ready(output)
     if boxes:
         read = read_boxes(read)
     run = Run(batch_size, device, seed, progress)
     return share(
-        output, False, lambda work: encode_rows(work, inputs, read, model, refine, run, boxes)
+        output,
+        False,
+        lambda work: encode_rows(work, inputs, read, model, refine, run, boxes),
+        overwrite=True,  # of a file that is replaced as a whole or not at all
     )
 
 
@@ -156,7 +161,7 @@ def decode_files(
         output: a folder of CIFs, or a .csv, .csv.gz, .extxyz or .jsonl file.
         boxes: the latents are of boxes.
         resume: go on with an interrupted run; crystals that are in the output are skipped.
-        overwrite: remove the crystals that the output folder holds of an earlier run.
+        overwrite: replace what the output holds of an earlier run.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
         seed: of random draws; a NeSF asks its fields at the same points every time.

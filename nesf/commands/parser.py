@@ -45,6 +45,7 @@ class FunctionParser:
             epilog=epilog,
             exit_on_error=False,
             default_env=False,
+            allow_abbrev=False,
         )
         helps = _helps(text)
         hints = get_type_hints(function, include_extras=True)

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nesf.data.readers import write_rejected
+from nesf.data.beside import list_rejected
 from nesf.data.records import Rejected
 
 SHOWN = 5  # rejected rows that are told on the screen
@@ -39,9 +39,7 @@ class Tally:
 
     def finish(self, output: str | Path) -> int:
         """List what was rejected, print the counts, and give the exit code."""
-        path = rejected_path(output)
-        if self.rejected or path.exists():  # a list of an earlier run would mislead
-            write_rejected(path, self.rejected)
+        path = list_rejected(output, self.rejected)
         before = f" ({self.skipped} were there already)" if self.skipped else ""
         faulty = ""
         if self.faulty:
@@ -51,12 +49,6 @@ class Tally:
         for one in self.rejected[:SHOWN]:
             row = "" if one.row is None else f", row {one.row}"
             print(f"rejected: {one.source}{row}: {one.reason}", file=sys.stderr)
-        if self.rejected:
+        if path is not None:
             print(f"{len(self.rejected)} rejected rows are listed in {path}", file=sys.stderr)
         return 1 if self.rejected else 0
-
-
-def rejected_path(output: str | Path) -> Path:
-    """Where the rejected rows of an output are listed: in the folder, or beside the file."""
-    output = Path(output)
-    return output / "rejected.csv" if output.is_dir() else output.with_name("rejected.csv")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nesf.commands.identity import identity, made_by
 from nesf.commands.parts import (
     COLUMNS,
     KNOWN_COLUMNS,
@@ -59,7 +60,7 @@ def reconstruct_rows(
     given = work.read(inputs, read)  # finds the files before any is written
     total = rows_in(inputs, work.ranks) if run.progress else None
     with (
-        work.writer((*COLUMNS, *KNOWN_COLUMNS)) as writer,
+        work.writer((*COLUMNS, *KNOWN_COLUMNS), way.made_by) as writer,
         progress_bar("reconstructing", run.progress, total) as bar,
     ):
         tally.skipped = len(writer.done)
@@ -68,9 +69,11 @@ def reconstruct_rows(
             found = way.back(crystals)
             reasons = way.refusals(crystals, (~found.crystals.mask.any(-1)).tolist())
             true = standardised(crystals.to(found.crystals.device))
-            apart = residuals(found.crystals, true, way.walls).tolist()
+            # exact fields are of the cell as it was given
+            back = found.crystals if way.walls else standardised(found.crystals)
+            apart = residuals(back, true, way.walls).tolist()
             known = {
-                "faults": count_faults(found.crystals, true, walls=way.walls).tolist(),
+                "faults": count_faults(back, true, walls=way.walls).tolist(),
                 "residual": [round(r, 5) for r in apart],
                 "setting": settings_of(found),
             }
@@ -166,7 +169,7 @@ def decode_latents(
         changes: of the model's reconstruction options.
         run: where and how.
         boxes: the latents are of boxes.
-        overwrite: remove the crystals that the output folder holds of an earlier run.
+        overwrite: replace what the output holds of an earlier run.
 
     Returns:
         The exit code.
@@ -174,8 +177,10 @@ def decode_latents(
     Raises:
         InputError: a file holds no latents, or those of another model.
     """
-    contents = [(name, Latents.load(name)) for name in files]
+    contents = [(name, Latents.load(name, all_finite=False)) for name in files]
     loaded = run.load(model, boxes)
+    made = made_by("decode", run.seed, changes, {"boxes": boxes or None})
+    made |= identity(model, loaded)
     options = changed_options(loaded, changes)
     for name, content in contents:
         if content.values.shape[1] != loaded.latent_dim:
@@ -185,12 +190,16 @@ def decode_latents(
             )
     tally = Tally("decoded")
     with (
-        open_writer(output, resume, COLUMNS, overwrite) as writer,
+        open_writer(output, resume, COLUMNS, overwrite, made) as writer,
         progress_bar("decoding", run.progress) as bar,
     ):
         tally.skipped = len(writer.done)
         for name, content in contents:
-            todo = [i for i, id_ in enumerate(content.ids) if id_ not in writer.done]
+            finite = content.finite.tolist()
+            left = [i for i, id_ in enumerate(content.ids) if id_ not in writer.done]
+            todo = [i for i in left if finite[i]]
+            broken = (i for i in left if not finite[i])
+            tally.rejected += (Rejected(name, i + 1, content.ids[i], NOT_FINITE) for i in broken)
             for start in range(0, len(todo), run.batch_size):
                 part = todo[start : start + run.batch_size]
                 found = loaded.decode_crystals(torch.from_numpy(content.values[part]), options)

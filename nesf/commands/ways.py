@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,8 +11,11 @@ import torch
 from nesf import api
 from nesf.boxes.repeats import find_repeats
 from nesf.boxes.way import reconstruct_boxes
+from nesf.commands.identity import identity, made_by
 from nesf.commands.parts import changed_options, options_with
 from nesf.crystal import CrystalBatch
+from nesf.data.made_by import MadeBy
+from nesf.data.records import CellChoice
 from nesf.device import resolve_device
 from nesf.errors import InputError
 from nesf.exact import exact_fields
@@ -63,6 +66,7 @@ class Way:
         why: without a model, tells for each crystal why it cannot be given back, or None.
         setting: the cells in which the model is given crystals.
         refines: it fits latents, which may take long.
+        made_by: what crystals are that have gone it, for `nesf.data.made_by`.
     """
 
     back: Callable[[CrystalBatch], Reconstruction]
@@ -71,6 +75,7 @@ class Way:
     why: Callable[[CrystalBatch], list[str | None]] | None = None
     setting: Choice = "given"
     refines: bool = False
+    made_by: MadeBy = field(default_factory=dict)
 
     def too_large(self, crystals: CrystalBatch) -> list[str | None]:
         """For each crystal, why it is too large for the model; None where it is not."""
@@ -96,6 +101,7 @@ def model_way(
     changes: Mapping[str, Any],
     boxes: bool = False,
     setting: Choice = "best",
+    cell: CellChoice = "as-given",
 ) -> Way:
     """Through a model's latents.
 
@@ -106,11 +112,13 @@ def model_way(
         changes: of the model's reconstruction options.
         boxes: the crystals are boxes; a model without walls is given what they repeat.
         setting: the cells in which the model is given crystals, as of `Model.reconstruct`.
+        cell: in which crystals are read.
 
     Raises:
         InputError: the model cannot be refined, has no such options, or takes boxes as they are.
     """
     loaded = run.load(model, boxes)
+    known = identity(model, loaded)
     steps = loaded.refinement(refine).steps  # refuses what cannot be refined
     options = changed_options(loaded, changes)
     walls = boxes or getattr(loaded.module, "walls", False)
@@ -121,10 +129,18 @@ def model_way(
             return loaded.reconstruct(crystals, options, refine)
         return loaded.reconstruct(crystals, options, refine, choice)
 
-    return Way(back, loaded, walls, setting=choice, refines=steps > 0)
+    told = {"refine": steps, "setting": choice, "cell": cell, "boxes": boxes or None}
+    made = {**made_by("reconstruct", run.seed, changes, told), **known}
+    return Way(back, loaded, walls, setting=choice, refines=steps > 0, made_by=made)
 
 
-def exact_way(run: Run, periodic: bool, changes: Mapping[str, Any], boxes: bool = False) -> Way:
+def exact_way(
+    run: Run,
+    periodic: bool,
+    changes: Mapping[str, Any],
+    boxes: bool = False,
+    cell: CellChoice = "as-given",
+) -> Way:
     """Through the crystals' own exact fields.
 
     Args:
@@ -132,6 +148,7 @@ def exact_way(run: Run, periodic: bool, changes: Mapping[str, Any], boxes: bool 
         periodic: the fields point to nearest periodic images, not to atoms of the cell.
         changes: of the default reconstruction options.
         boxes: the crystals are boxes, and the fields those of what they repeat.
+        cell: in which crystals are read.
 
     Raises:
         InputError: there is no such device, or a change is out of its range.
@@ -146,10 +163,13 @@ def exact_way(run: Run, periodic: bool, changes: Mapping[str, Any], boxes: bool 
         generator = torch.Generator().manual_seed(run.seed)
         return reconstruct(fields, options, crystals.ids, generator)
 
+    told = {"field": "exact", "periodic": periodic, "cell": cell, "boxes": boxes or None}
+    made = made_by("reconstruct", run.seed, changes, told)
     if boxes:
         return Way(
             lambda given: reconstruct_boxes(given, back),
             walls=True,
             why=lambda given: list(find_repeats(given).reasons),
+            made_by=made,
         )
-    return Way(back, walls=options.walls)
+    return Way(back, walls=options.walls, made_by=made)

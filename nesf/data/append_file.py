@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 import os
 import zlib
 from collections.abc import Iterator
@@ -30,7 +32,6 @@ class AppendFile:
         self.found: list[tuple[str, ...]] = []
         self._compressor = zlib.compressobj(wbits=31) if path.suffix == ".gz" else None
         with one_sentence(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             kept = b""
             if resume and path.exists():
                 kept, self.found = whole_parts(path, row_format)
@@ -67,9 +68,10 @@ def one_sentence(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise InputError(
-            f"{path} cannot be written ({error.strerror or error}); free some space or give "
-            "another output"
+            f"{path} cannot be written ({error.strerror or error}); "
+            f"{'free some space or ' if full else ''}give another output"
         ) from error
 
 
@@ -96,6 +98,19 @@ def whole_parts(path: Path, row_format: RowFormat) -> tuple[bytes, list[tuple[st
     except InputError as error:
         raise InputError(f"{path} cannot be resumed: {error}; give another output") from error
     return b"".join(lines[:count]) if found else b"", found
+
+
+def more_than_header(path: Path, row_format: RowFormat) -> bool:
+    """Whether a file holds anything but a header of ours, told from its beginning alone."""
+    with one_sentence(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        lines = (line.decode("utf-8", errors="surrogateescape") for line in file)
+        try:
+            begin = next(iter(row_format.scan(lines)), None)
+            if begin is not None and begin[1] is None:
+                return next(lines, None) is not None
+        except (InputError, EOFError, zlib.error, gzip.BadGzipFile):  # somebody else's, or torn
+            return True
+    return begin is not None or path.stat().st_size > 0
 
 
 def _expand(data: bytes) -> bytes:

@@ -12,9 +12,10 @@ import torch
 
 from nesf.boxes.cut import BoxOptions, box_refusals, cut_boxes, random_placements
 from nesf.crystal import CrystalBatch
+from nesf.data.beside import list_rejected
 from nesf.data.columns import column_of
 from nesf.data.packed import PackedSet, PackedWriter, PackReport
-from nesf.data.readers import iter_crystals, write_rejected
+from nesf.data.readers import iter_crystals
 from nesf.data.records import ReadOptions, Rejected, Row
 from nesf.errors import InputError
 from nesf.random import generator_for
@@ -45,7 +46,7 @@ def write_boxes(
         progress: show a progress bar.
 
     Returns:
-        Counts, and where refused crystals are listed: `rejected.csv` beside the output.
+        Counts, and where refused crystals are listed: `NAME.rejected.csv` beside `NAME.nesf`.
 
     Raises:
         InputError: no box at all could be cut, or as `nesf.data.packed.pack`.
@@ -54,7 +55,6 @@ def write_boxes(
     if copies < 1 or seed < 0:
         raise InputError(f"copies is {copies} and seed is {seed}; give copies from 1, seed from 0")
     output = Path(output)
-    rejected_path = output.with_name("rejected.csv")
     rejected: list[Rejected] = []
     provenance = {
         "inputs": [str(item) for item in inputs],
@@ -68,13 +68,12 @@ def write_boxes(
         while chunk := list(islice(rows, CRYSTALS_AT_ONCE)):
             if fitting := _fitting(chunk, options, rejected):
                 writer.extend(_boxes_of(fitting, options, copies, seed, rejected))
-        if rejected or rejected_path.exists():  # a list of an earlier run would mislead
-            write_rejected(rejected_path, rejected)
+        rejected_path = list_rejected(output, rejected)
         if len(writer) == 0:
             first = f", the first since: {rejected[0].reason}" if rejected else ""
             raise InputError(f"no box could be cut from {len(rejected)} rows{first}")
         writer.provenance["rejected"] = len(rejected)
-        return PackReport(output, len(writer), len(rejected), rejected_path if rejected else None)
+        return PackReport(output, len(writer), len(rejected), rejected_path)
 
 
 def _good(found: Iterator[Row | Rejected], rejected: list[Rejected]) -> Iterator[Row]:

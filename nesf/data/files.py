@@ -34,7 +34,10 @@ OURS = {
     "rejected.csv": {"file", "row", "id", "reason"},
     "validity.csv": {"id", "valid", "valid_all"},
     "strip.png": set[str](),
+    "made_by.json": set[str](),
 }
+# these also as NAME.rejected.csv, ...
+_OF_FILES = ("rejected.csv", "validity.csv", "strip.png", "made_by.json")
 _HEADER_LENGTH = 10_000  # characters
 _SHOWN = 5  # of the ignored files
 READABLE = ".cif, POSCAR, .csv, .csv.gz, .parquet, .extxyz, .json, .jsonl, .nesf or .zip"
@@ -224,7 +227,8 @@ def _in_folder(folder: Path, ignored: list[Path]) -> list[InputFile]:
 
 def _is_ours(path: Path) -> bool:
     """Whether our own commands wrote this file beside crystals."""
-    columns = OURS.get(path.name)
+    name = next((name for name in _OF_FILES if path.name.endswith(f".{name}")), path.name)
+    columns = OURS.get(name)
     return columns is not None and (not columns or columns <= _header(path))
 
 

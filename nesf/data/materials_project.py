@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nesf
+from nesf.data.beside import list_rejected
 from nesf.data.container import writing
 from nesf.data.mp_client import Asker, Client, Query, api_key, open_client
 from nesf.data.packed import PackedSet, PackReport, join_files
@@ -220,8 +221,6 @@ def _is_gnome(document: Mapping[str, Any]) -> bool:
 
 def _finish(job: _Job, output: Path, plan: Mapping[str, Any], paths: list[Path]) -> PackReport:
     """Join the parts, list what was rejected, and write the manifest."""
-    from nesf.data.readers import write_rejected
-
     parts = [PackedSet.load(path, verify=False) for path in paths]
     ids = [name for part in parts for name in part.ids]
     gathered: dict[str, list[Any]] = {
@@ -255,11 +254,8 @@ def _finish(job: _Job, output: Path, plan: Mapping[str, Any], paths: list[Path])
         "ids": ids,
     }
     _write_json(output.with_suffix(".manifest.json"), manifest)
-    listed = output.with_name("rejected.csv") if gathered["rejected_rows"] else None
-    if listed is not None:
-        rows = [Rejected("Materials Project", None, **one) for one in gathered["rejected_rows"]]
-        write_rejected(listed, rows)
-    return PackReport(output, len(ids), len(gathered["rejected_rows"]), listed)
+    rows = [Rejected("Materials Project", None, **one) for one in gathered["rejected_rows"]]
+    return PackReport(output, len(ids), len(rows), list_rejected(output, rows))
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

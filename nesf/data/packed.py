@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nesf.data.beside import REJECTED, beside, list_rejected
 from nesf.data.cache import cache_folder, only_one_process
 from nesf.data.columns import StringColumn
 from nesf.data.container import CHUNK_BYTES, VERSION
@@ -88,22 +89,19 @@ def pack(
             cell (see `nesf.data.held_out`); they are listed with the rejected rows.
 
     Returns:
-        Counts, and where rejected rows are listed: `rejected.csv` beside the output, or
-        `<name of the output>.rejected.csv` for a shard.
+        Counts, and where rejected rows are listed: `NAME.rejected.csv` beside `NAME.nesf`.
 
     Raises:
         InputError: an input is missing, no row at all could be read, a held-out crystal could not
             be read, or the disk says no.
     """
     from nesf.data.held_out import HeldOut
-    from nesf.data.readers import iter_crystals, write_rejected
+    from nesf.data.readers import iter_crystals
     from nesf.data.records import ReadOptions, Rejected
 
     options = options or ReadOptions()
     output = Path(output)
     where = shard_slice(shard)
-    name = "rejected.csv" if shard is None else f"{output.stem}.rejected.csv"
-    rejected_path = output.with_name(name)
     rejected: list[Rejected] = []
     provenance = {
         "inputs": [str(item) for item in inputs],
@@ -128,13 +126,12 @@ def pack(
         rows = good(found)
         while chunk := list(islice(rows, ROWS_AT_ONCE)):
             writer.append(chunk)
-        if rejected or rejected_path.exists():  # a list of an earlier run would mislead
-            write_rejected(rejected_path, rejected)
+        rejected_path = list_rejected(output, rejected)
         if len(writer) == 0 and shard is None:
             first = f", the first since: {rejected[0].reason}" if rejected else ""
             raise InputError(f"none of {len(rejected)} rows could be packed{first}")
         writer.provenance["rejected"] = len(rejected)
-        return PackReport(output, len(writer), len(rejected), rejected_path if rejected else None)
+        return PackReport(output, len(writer), len(rejected), rejected_path)
 
 
 def join_files(
@@ -197,7 +194,6 @@ def load_or_pack(
         return Path(inputs[0])
     key = content_key(inputs, options or ReadOptions())
     folder = Path(cache_dir) if cache_dir is not None else cache_folder() / "packed"
-    # a folder for each, so that every rejected.csv stands beside its packed set
     path = folder / key / f"crystals{SUFFIX}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +205,7 @@ def load_or_pack(
             f"cannot write the cache {folder} ({error.strerror or error}); "
             "choose another cache folder, or pack the inputs with `nesf data pack`"
         ) from error
-    rejected = path.with_name("rejected.csv")
+    rejected = beside(path, REJECTED)
     if rejected.exists():
         _log.warning("some rows of %s were rejected; they are listed in %s", inputs[0], rejected)
     return path

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nesf.atomic import atomic_write
+from nesf.data.beside import write_rejected
 from nesf.data.checks import check_structure
 from nesf.data.files import InputFile, search_files
 from nesf.data.records import CellChoice, ReadOptions, Rejected, Row, Task
@@ -88,24 +86,6 @@ def read_crystals(
         else:
             rejected.append(found)
     return rows, rejected
-
-
-def write_rejected(path: str | Path, rejected: Sequence[Rejected]) -> None:
-    """Write rejected.csv (file, row, id, reason), replacing an old one in one step.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "row", "id", "reason"])
-    for one in rejected:
-        writer.writerow(["" if v is None else v for v in (one.source, one.row, one.id, one.reason)])
-    try:
-        with atomic_write(path) as file:
-            file.write(text.getvalue().encode("utf-8", errors="backslashreplace"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error})") from error
 
 
 def _iterate(

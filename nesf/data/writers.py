@@ -17,18 +17,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from nesf.data.append_file import AppendFile, one_sentence, whole_parts, write_all
+from nesf.data.append_file import AppendFile, one_sentence, write_all
 from nesf.data.cif_text import cif_text
-from nesf.data.writer_formats import CsvFormat, ExtxyzFormat, JsonlFormat, RowFormat
+from nesf.data.made_by import MadeBy, keep_made_by, made_by_path, refuse_other
+from nesf.data.output_lock import OutputLock
+from nesf.data.outputs import holds_crystals, is_folder, listed_cifs, refuse_earlier, table_format
+from nesf.data.writer_formats import CsvFormat, RowFormat
 from nesf.errors import InputError
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-TABLES = (".csv", ".csv.gz", ".extxyz", ".jsonl")  # outputs that are one file
-_KINDS = "a folder, or a .csv, .csv.gz, .extxyz or .jsonl file"
-_SLASHES = ("/", os.sep)
-_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]*$")  # and not the end of a version or a number
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Windows keeps these for devices, whatever their suffix
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|index)(\..*)?", re.IGNORECASE)
@@ -39,71 +38,52 @@ def open_writer(
     resume: bool = False,
     columns: Sequence[str] | None = None,
     overwrite: bool = False,
+    made_by: MadeBy | None = None,
+    becomes: str | Path | None = None,
 ) -> CrystalWriter:
     """Open an output for crystals; its suffix decides the format.
+
+    Until the writer is closed, no other can be opened on the output.
 
     Args:
         output: a file that ends in .csv, .csv.gz, .extxyz or .jsonl, or else a folder. Folders
             above it are made.
-        resume: go on after what is there; otherwise a file is replaced.
+        resume: go on after what is there.
         columns: names of the info columns of a CSV or index.csv; by default the first row's.
-        overwrite: remove the CIFs that an earlier run listed in the folder's index.csv.
+        overwrite: replace a file, or remove the CIFs that an earlier run listed in the folder's
+            index.csv.
+        made_by: what makes the crystals, kept with the output; a run that is resumed must agree.
+        becomes: the output that this one takes the place of in the end; it is kept for this run.
 
     Raises:
-        InputError: the output cannot be written, is of no known kind, is somebody else's (when
-            resuming), or is a folder that holds other crystals, or those of an earlier run.
+        InputError: the output cannot be written, is of no known kind, is somebody else's or made
+            by something else (when resuming), holds crystals of an earlier run (when neither
+            resuming nor overwriting), is a folder that holds other crystals, or another run is
+            writing into it.
     """
-    path = Path(output)
-    if not is_folder(output):
-        name = path.name.lower()
-        formats: dict[str, RowFormat] = {
-            ".csv": CsvFormat(("material_id", "cif"), columns),
-            ".csv.gz": CsvFormat(("material_id", "cif"), columns),
-            ".extxyz": ExtxyzFormat(),
-            ".jsonl": JsonlFormat(),
-        }
-        row_format = next(one for suffix, one in formats.items() if name.endswith(suffix))
-        return StreamWriter(path, row_format, resume)
-    return FolderWriter(path, resume, columns, overwrite)
-
-
-def is_folder(output: str | Path) -> bool:
-    """Whether an output is a folder and not one file.
-
-    It is where it ends in a slash, is a folder already, or has no suffix. What ends in a dot and a
-    letter is no folder, since nobody means one by `out.xlsx`.
-
-    Raises:
-        InputError: its suffix is that of no file that we write.
-    """
-    path = Path(output)
-    if path.is_dir() or str(output).endswith(_SLASHES):
-        if path.exists() and not path.is_dir():
-            raise InputError(f"{path} is a file and no folder; give another output")
-        return True
-    if path.name.lower().endswith(TABLES):
-        return False
-    if path.exists() or _SUFFIX.search(path.name):
-        hint = "" if path.exists() else f" ({path}{os.sep} would be a folder)"
-        raise InputError(f"{path} cannot be written to; give {_KINDS}{hint}")
-    return True
-
-
-def refuse_earlier(output: str | Path) -> None:
-    """Refuse a folder that holds crystals of an earlier run.
-
-    Raises:
-        InputError: it does, or is of no known kind.
-    """
-    if not is_folder(output):
-        return
-    listed = _listed(Path(output))
-    if listed:
-        crystals = f"{len(listed)} crystal{'s' * (len(listed) > 1)}"
-        raise InputError(
-            f"the folder {output} holds {crystals} of an earlier run: go on with --resume, remove "
-            "them with --overwrite, or give another output"
+    path, folder = Path(output), is_folder(output)
+    with one_sentence(path):
+        (path if folder else path.parent).mkdir(parents=True, exist_ok=True)
+        lock = OutputLock(becomes or path)
+    try:
+        if not (resume or overwrite):
+            refuse_earlier(output)
+        goes_on = resume and holds_crystals(output)
+        if goes_on and made_by is not None:
+            refuse_other(output, made_by)
+        writer: CrystalWriter = (
+            FolderWriter(path, resume, columns)
+            if folder
+            else StreamWriter(path, table_format(path, columns), resume)
         )
+        if not goes_on and becomes is None:
+            with one_sentence(made_by_path(path)):
+                keep_made_by(path, made_by)
+    except BaseException:
+        lock.release()
+        raise
+    writer.lock = lock
+    return writer
 
 
 class CrystalWriter(ABC):
@@ -111,9 +91,11 @@ class CrystalWriter(ABC):
 
     Attributes:
         done: ids that were in the output when it was opened to resume.
+        lock: keeps other runs from the output until the writer is closed.
     """
 
     done: frozenset[str] = frozenset()
+    lock: OutputLock | None = None
 
     @abstractmethod
     def write(self, id: str, structure: Structure, info: dict[str, Any] | None = None) -> None:
@@ -144,6 +126,13 @@ class CrystalWriter(ABC):
         except InputError:
             if error is None:  # else the first error tells more
                 raise
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Let other runs come to the output; `close` does, too."""
+        if self.lock is not None:
+            self.lock.release()
 
 
 class StreamWriter(CrystalWriter):
@@ -171,6 +160,7 @@ class StreamWriter(CrystalWriter):
         if self._file.is_empty:
             self._file.append(self.format.begin([]))
         self._file.close()
+        self.release()
 
 
 class FolderWriter(CrystalWriter):
@@ -183,20 +173,14 @@ class FolderWriter(CrystalWriter):
         path: the folder.
         resume: as in `open_writer`.
         columns: info columns.
-        overwrite: as in `open_writer`.
     """
 
-    def __init__(
-        self, path: Path, resume: bool, columns: Sequence[str] | None, overwrite: bool = False
-    ) -> None:
+    def __init__(self, path: Path, resume: bool, columns: Sequence[str] | None) -> None:
         self.path = path
         index = path / "index.csv"
         self._format = CsvFormat(("id", "file"), columns)
-        with one_sentence(path):
-            path.mkdir(parents=True, exist_ok=True)
-            if not (resume or overwrite):
-                refuse_earlier(path)
-            if not resume:
+        if not resume:
+            with one_sentence(path):
                 _clear(path)
         self._index = AppendFile(index, self._format, resume)
         self._names = {name.lower() for _, name in self._index.found}
@@ -224,6 +208,7 @@ class FolderWriter(CrystalWriter):
         if self._index.is_empty:
             self._index.append(self._format.begin([]))
         self._index.close()
+        self.release()
 
     def _file_name(self, id: str) -> str:
         stem = safe_stem(id)
@@ -244,18 +229,9 @@ def safe_stem(id: str) -> str:
     return f"{plain}-{digest}" if plain else digest
 
 
-def _listed(folder: Path) -> list[str]:
-    """The names of the CIFs that an earlier run has listed and that are still there."""
-    index = folder / "index.csv"
-    if not index.is_file():
-        return []
-    names = [name for _, name in whole_parts(index, CsvFormat(("id", "file")))[1]]
-    return [name for name in names if (folder / name).is_file()]
-
-
 def _clear(folder: Path) -> None:
     """Remove the CIFs that an earlier run wrote and listed."""
-    for name in _listed(folder):
+    for name in listed_cifs(folder):
         if Path(name).name == name and name.endswith(".cif"):
             (folder / name).unlink(missing_ok=True)
     if any(folder.glob("*.cif")):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from nesf.commands.arguments import Changes, Files, check_arguments, listed, split_id
@@ -53,7 +54,7 @@ def perturb_files(
         like: crystals like the ones wanted, a file, folder or glob, or [several]; they tell how
             latents spread, and which formulas are known.
         resume: go on with an interrupted run; crystals that are in the output are skipped.
-        overwrite: remove the crystals that the output folder holds of an earlier run.
+        overwrite: replace what the output holds of an earlier run.
         picture: draw strip.png.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
@@ -85,6 +86,8 @@ def perturb_files(
         seed,
         progress,
         changes,
+        "perturb",
+        {"scale": scale, "like": _resolved(like), "cell": read.cell},
     )
 
 
@@ -119,7 +122,7 @@ def interpolate_files(
         path: the straight line between the latents, or the great circle, which keeps their length.
         like: crystals whose formulas are known, a file, folder or glob, or [several].
         resume: go on with an interrupted run; crystals that are in the output are skipped.
-        overwrite: remove the crystals that the output folder holds of an earlier run.
+        overwrite: replace what the output holds of an earlier run.
         picture: draw strip.png.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
@@ -153,6 +156,8 @@ def interpolate_files(
         seed,
         progress,
         changes,
+        "interpolate",
+        {"steps": steps, "path": path, "cell": read.cell},
     )
 
 
@@ -192,7 +197,7 @@ def sample_files(
             where latents lie wherever training held them to the own one only loosely; auto takes
             the own one where there is one.
         resume: go on with an interrupted run; crystals that are in the output are skipped.
-        overwrite: remove the crystals that the output folder holds of an earlier run.
+        overwrite: replace what the output holds of an earlier run.
         picture: draw strip.png.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
@@ -222,9 +227,21 @@ def sample_files(
         seed,
         progress,
         changes,
+        "sample",
+        {
+            "property_bin": property_bin,
+            "prior": prior,
+            "like": _resolved(like),
+            "cell": read.cell,
+        },
     )
 
 
 def _check_count(count: int) -> None:
     if count < 1:
         raise InputError(f"the count is {count}; give at least 1")
+
+
+def _resolved(like: Files) -> list[str] | None:
+    """The files of --like, wherever the command is called."""
+    return [str(Path(name).resolve()) for name in listed(like)] or None

@@ -12,11 +12,15 @@ import torch
 
 from nesf import api
 from nesf.atomic import atomic_write
+from nesf.commands.identity import identity, made_by
 from nesf.commands.parts import COLUMNS, NO_ATOMS, changed_options, progress_bar, structures_of
-from nesf.commands.tally import Tally, rejected_path
+from nesf.commands.tally import Tally
+from nesf.data.beside import beside
+from nesf.data.made_by import MadeBy
+from nesf.data.outputs import refuse_earlier
 from nesf.data.records import Rejected
 from nesf.data.writer_formats import CsvFormat
-from nesf.data.writers import CrystalWriter, open_writer, refuse_earlier
+from nesf.data.writers import CrystalWriter, open_writer
 from nesf.errors import InputError
 from nesf.generation.wanted import Order, Picture, Wanted
 from nesf.reconstruction.reconstruct import ReconstructOptions
@@ -39,6 +43,8 @@ def generate(
     seed: int,
     progress: bool,
     changes: Mapping[str, Any],
+    verb: str,
+    asked: Mapping[str, Any],
 ) -> int:
     """Load a model, have crystals ordered of it, and make them.
 
@@ -47,13 +53,16 @@ def generate(
         model: a run folder, a checkpoint or a shipped name.
         output: a folder or a table, as `open_writer` takes it.
         resume: go on after what is in the output.
-        overwrite: remove the crystals that the output folder holds of an earlier run.
+        overwrite: replace what the output holds of an earlier run.
         picture: draw what the order wants to be shown.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
         seed: of PyTorch's generator, where a model draws.
         progress: show a progress bar.
         changes: of the model's reconstruction options.
+        verb: of the command.
+        asked: its options that decide what the crystals become, for `nesf.data.made_by`; `like`
+            counts where latents are drawn like those crystals'.
 
     Returns:
         The exit code: 0, or 1 if a crystal was rejected.
@@ -62,10 +71,13 @@ def generate(
         refuse_earlier(output)  # at once, since orders may take long
     torch.manual_seed(seed)
     loaded = api.load(model, device, batch_size)
+    made = {**made_by(verb, seed, changes, asked), **identity(model, loaded)}
     options = changed_options(loaded, changes)
     ordered = order(loaded)
     tally = Tally("generated", rejected=list(ordered.rejected))
-    run = Generation(loaded, output, tally, options, ordered.known, batch_size, overwrite)
+    if not ordered.drawn_like:
+        made.pop("like", None)
+    run = Generation(loaded, output, tally, options, ordered.known, batch_size, overwrite, made)
     return run.run(ordered.wanted, ordered.picture if picture else None, resume, progress)
 
 
@@ -80,7 +92,8 @@ class Generation:
         options: of the reconstruction, instead of the model's own.
         known: reduced formulas of known crystals, if any were given.
         batch_size: crystals at once.
-        overwrite: remove the crystals that the output folder holds of an earlier run.
+        overwrite: replace what the output holds of an earlier run.
+        made_by: what makes the crystals.
         rows: of validity.csv, by id.
         shown: the generated crystals that the picture wants, by id.
     """
@@ -92,6 +105,7 @@ class Generation:
     known: Set[str] | None = None
     batch_size: int = 128
     overwrite: bool = False
+    made_by: MadeBy | None = None
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     shown: dict[str, Structure] = field(default_factory=dict)
 
@@ -119,8 +133,9 @@ class Generation:
         from eval import validity
 
         shown = picture.ids if picture else frozenset()
-        with open_writer(self.output, resume, COLUMNS, self.overwrite) as writer:
-            table = rejected_path(self.output).with_name(VALIDITY)
+        options = (resume, COLUMNS, self.overwrite, self.made_by)
+        with open_writer(self.output, *options) as writer:
+            table = beside(self.output, VALIDITY)
             self.rows = self._earlier_rows(table) if resume else {}
             done = writer.done
             self.tally.skipped = sum(one.id in done for one in wanted)
@@ -131,7 +146,7 @@ class Generation:
                     _write_rows(table, list(self.rows.values()))
                     bar.update(len(part))
         if picture and picture.panels:
-            self._draw(picture, table.with_name(STRIP))
+            self._draw(picture, beside(self.output, STRIP))
         print(validity.summary([self.rows[one.id] for one in wanted]))
         return self.tally.finish(self.output)
 

@@ -77,12 +77,14 @@ class Order:
         picture: what a picture of them shows.
         known: reduced formulas of known crystals, if any were given.
         rejected: what could not be read of the given crystals.
+        drawn_like: the crystals of --like tell where latents lie, and not only known formulas.
     """
 
     wanted: Sequence[Wanted]
     picture: Picture
     known: frozenset[str] | None
     rejected: Sequence[Rejected] = ()
+    drawn_like: bool = False
 
 
 def around(
@@ -108,7 +110,7 @@ def around(
         for one in found
         for i in range(count)
     ]
-    return Order(wanted, _picture_around(found, wanted, count), known, tally.rejected)
+    return Order(wanted, _picture_around(found, wanted, count), known, tally.rejected, needed)
 
 
 def between(
@@ -188,7 +190,7 @@ def at_random(
         for i in range(count)
     ]
     shown = [(f"sample {i}", one.id) for i, one in enumerate(wanted[:10])]
-    return Order(wanted, Picture(shown, columns=5), known)
+    return Order(wanted, Picture(shown, columns=5), known, drawn_like=not own)
 
 
 def _latent(row: Row, model: api.Model) -> Tensor:

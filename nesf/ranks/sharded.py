@@ -18,6 +18,7 @@ import numpy as np
 
 from nesf.commands.tally import Tally
 from nesf.data.files import InputFile, find_files
+from nesf.data.made_by import MadeBy
 from nesf.data.readers import iter_crystals
 from nesf.data.records import ReadOptions, Rejected, Row
 from nesf.data.writers import CrystalWriter, StreamWriter, open_writer
@@ -38,7 +39,7 @@ def share(output: str, resume: bool, job: Callable[[Work], int], overwrite: bool
         output: of the command.
         resume: go on with what an interrupted run has left.
         job: takes the `Work` to read from and write to, and returns what its `finish` does.
-        overwrite: replace the crystals that a folder holds of an earlier run.
+        overwrite: replace what the output holds of an earlier run.
 
     Returns:
         The exit code, the same for all ranks.
@@ -66,7 +67,11 @@ def share(output: str, resume: bool, job: Callable[[Work], int], overwrite: bool
             raise InputError(meeting.plan["refused"])
         if not meeting.plan["alone"]:
             # with shards to go on from, a folder holds no more than an interrupted join
-            code = job(RankWork(output, shards, meeting, overwrite or resume))
+            work = RankWork(output, shards, meeting, overwrite or resume)
+            try:
+                code = job(work)
+            finally:
+                work.release()
         elif ranks.rank == 0:
             code = job(Work(output, resume))
         return meeting.conclude(code)
@@ -78,7 +83,7 @@ class Work:
     Args:
         output: of the command.
         resume: go on after what the output holds.
-        overwrite: replace the crystals that a folder holds of an earlier run.
+        overwrite: replace what the output holds of an earlier run.
         ranks: this one of all.
     """
 
@@ -92,9 +97,17 @@ class Work:
         """The rows to work on, in order; inputs that do not exist are refused at the call."""
         return iter_crystals(inputs, options, progress=False)
 
-    def writer(self, columns: Sequence[str]) -> CrystalWriter:
-        """Where crystals are written to, with what is done already."""
-        return open_writer(self.output, self.resume, columns, self.overwrite)
+    def writer(self, columns: Sequence[str], made_by: MadeBy | None = None) -> CrystalWriter:
+        """Where crystals are written to, with what is done already.
+
+        Args:
+            columns: beside each crystal.
+            made_by: what makes the crystals.
+
+        Raises:
+            InputError: as `open_writer`.
+        """
+        return open_writer(self.output, self.resume, columns, self.overwrite, made_by)
 
     def save_latents(self, latents: Latents) -> None:
         """Write latents."""
@@ -127,6 +140,7 @@ class RankWork(Work):
         self.unread: dict[int, str | None] = {}
         self.done: dict[int, str] = {}  # by earlier runs
         self.target: CrystalWriter | None = None
+        self.made_by: MadeBy | None = None
 
     def read(self, inputs: Sequence[str], options: ReadOptions) -> Iterator[Row | Rejected]:
         """Every N-th row, its id replaced by its number."""
@@ -136,13 +150,16 @@ class RankWork(Work):
         found = iter_crystals(inputs, options, progress=False, part=self.ranks.part)
         return self._numbered(found)
 
-    def writer(self, columns: Sequence[str]) -> CrystalWriter:
+    def writer(self, columns: Sequence[str], made_by: MadeBy | None = None) -> CrystalWriter:
         """A shard of its own; rank 0 opens the output, too, to know at once if it cannot."""
+        self.made_by = made_by
+        if made_by is not None:
+            self.shards.refuse_other(made_by)
         if self.ranks.rank == 0:
-            self.target = self.shards.open_target(columns, self.overwrite)
+            self.target = self.shards.open_target(columns, self.overwrite, made_by)
         self.done = self.shards.done(self.ranks)
         path = self.shards.new_path(self.ranks.rank)
-        writer = StreamWriter(path, ShardFormat(self.names), resume=False)
+        writer = StreamWriter(path, ShardFormat(self.names, made_by), resume=False)
         writer.done = frozenset(map(str, self.done))
         return writer
 
@@ -150,6 +167,11 @@ class RankWork(Work):
         """Leave the latents for rank 0."""
         named = tuple(f"{number}\t{self.names[int(number)]}" for number in latents.ids)
         Latents(named, latents.values).save(self.shards.latents_path(self.ranks.rank))
+
+    def release(self) -> None:
+        """Let other runs come to the output."""
+        if self.target is not None:
+            self.target.release()
 
     def finish(self, tally: Tally) -> int:
         """Report to rank 0, which joins what all have done."""
@@ -217,7 +239,7 @@ class RankWork(Work):
                     names.append(entry.name)
                     latents.append(entry.result)
         if self.target is not None:
-            self.shards.finish_target()
+            self.shards.finish_target(self.made_by)
         else:
             shape = Latents.load(self.shards.latents_path(0)).values.shape
             values = np.array(latents, dtype=np.float32).reshape(-1, shape[1])  # (M, L)

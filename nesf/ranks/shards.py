@@ -16,15 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nesf.data.made_by import MadeBy, keep_made_by, refuse_difference
+from nesf.data.outputs import is_folder, refuse_earlier
 from nesf.data.readers import unique_id
 from nesf.data.records import Rejected
-from nesf.data.writers import CrystalWriter, is_folder, open_writer
+from nesf.data.writers import CrystalWriter, open_writer
 from nesf.errors import InputError
 from nesf.latents import Latents
 from nesf.ranks.environment import Ranks
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+
+_MADE_BY = "made by\t"  # how the first line of a shard begins
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,15 @@ class ShardFormat:
 
     Args:
         names: the ids of the numbers, as the inputs give them.
+        made_by: what makes the crystals, which stands in the first line.
     """
 
-    def __init__(self, names: Mapping[int, str]) -> None:
-        self.names = names
+    def __init__(self, names: Mapping[int, str], made_by: MadeBy | None = None) -> None:
+        self.names, self.made_by = names, made_by
 
     def begin(self, info: Sequence[str]) -> str:
-        """Nothing."""
-        return ""
+        """What makes the crystals, if that is known."""
+        return "" if self.made_by is None else f"{_MADE_BY}{json.dumps(self.made_by)}\n"
 
     def row(self, name: str, structure: Structure, info: dict[str, Any]) -> str:
         """One line; `name` is the number."""
@@ -74,6 +79,10 @@ class ShardFormat:
             if not line.endswith("\n"):
                 return
             try:
+                if line.startswith(_MADE_BY):
+                    self.made_by = json.loads(line.removeprefix(_MADE_BY))
+                    yield 1, None
+                    continue
                 number, name, content = line.split("\t")
                 yield 1, (str(int(number)), json.loads(name), content)
             except ValueError as error:
@@ -109,13 +118,15 @@ class Shards:
             Whether there are such.
 
         Raises:
-            InputError: there are crystals for a folder, and neither flag was given.
+            InputError: there are crystals, here or in the output, and neither flag was given.
         """
-        if not (resume or overwrite) and self._hold_crystals() and is_folder(self.named):
-            raise InputError(
-                f"{self.folder} holds what an interrupted run has done: go on with --resume, "
-                "remove it with --overwrite, or give another output"
-            )
+        if not (resume or overwrite):
+            refuse_earlier(self.named)
+            if self._hold_crystals():
+                raise InputError(
+                    f"{self.folder} holds what an interrupted run has done: go on with --resume, "
+                    "remove it with --overwrite, or give another output"
+                )
         self._remove("done-*.json", "latents-*.npz", "joined-*")
         if not resume:
             self._remove("shard-*.jsonl")
@@ -144,22 +155,41 @@ class Shards:
             if entry.number % ranks.size == ranks.rank
         }
 
-    def open_target(self, columns: Sequence[str], overwrite: bool = False) -> CrystalWriter:
+    def refuse_other(self, made_by: MadeBy) -> None:
+        """Refuse to go on with shards that something else has made.
+
+        Raises:
+            InputError: with what differs.
+        """
+        for path in self._files():
+            form = ShardFormat({})
+            with path.open(encoding="utf-8", newline="\n", errors="replace") as lines:
+                next(iter(form.scan(lines)), None)
+            if form.made_by is not None:
+                refuse_difference(self.folder, form.made_by, made_by)
+
+    def open_target(
+        self, columns: Sequence[str], overwrite: bool = False, made_by: MadeBy | None = None
+    ) -> CrystalWriter:
         """Open what all shards are joined into.
 
         Args:
             columns: as of `open_writer`.
             overwrite: replace what a folder holds of an earlier run.
+            made_by: as of `open_writer`.
 
         Raises:
             InputError: as `open_writer`.
         """
-        return open_writer(self._joined or self.named, columns=columns, overwrite=overwrite)
+        if self._joined is None:
+            return open_writer(self.named, False, columns, overwrite, made_by)
+        return open_writer(self._joined, False, columns, overwrite, becomes=self.output)
 
-    def finish_target(self) -> None:
+    def finish_target(self, made_by: MadeBy | None = None) -> None:
         """Put a joined file in the place of the output, in one step."""
         if self._joined is not None:
             self._joined.replace(self.output)
+            keep_made_by(self.output, made_by)
 
     def crystals(self) -> list[Iterator[Entry]]:
         """The crystals of every shard, each in order."""
@@ -234,9 +264,9 @@ def _crystals(path: Path) -> Iterator[Entry]:
     with path.open(encoding="utf-8", newline="\n") as lines:
         try:
             for _, fields in ShardFormat({}).scan(lines):
-                assert fields is not None
-                number, name, content = fields
-                yield Entry(int(number), name, content)
+                if fields is not None:
+                    number, name, content = fields
+                    yield Entry(int(number), name, content)
         except (InputError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is no shard, or is damaged; remove it") from error
 

@@ -178,7 +178,7 @@ def test_the_verb_predicts_compares_and_lists(trained, data, tmp_path, capsys):
     words += ["--train", str(data / "train.nesf"), "--json", str(told), "--progress", "false"]
     assert main(["properties", *words]) == 1
 
-    rejected = list(csv.DictReader((tmp_path / "rejected.csv").open()))
+    rejected = list(csv.DictReader((tmp_path / "out.rejected.csv").open()))
     assert [row["id"] for row in rejected] == ["broken", "close"]
     assert "nearer than" in rejected[1]["reason"]
     written = list(csv.DictReader(output.open()))
@@ -237,7 +237,7 @@ def test_generated_crystals_with_a_bad_file_among_them(trained, tmp_path, capsys
     assert main(["properties", str(table), str(bad), *words]) == 1
     lines = output.read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["id", *(row.id for row in rows)]
-    listed = (tmp_path / "rejected.csv").read_text()
+    listed = output.with_name(f"{output.stem}.rejected.csv").read_text()
     assert "bad.cif" in listed
     assert "near.csv" not in listed
     said = capsys.readouterr()

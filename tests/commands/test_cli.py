@@ -57,6 +57,7 @@ def test_top_level_help(capsys):
         ),
         (["reconstruct", "a.cif", "--output", "o", "--nothing", "1"], "--nothing"),
         (["reconstruct", "a.cif", "--field", "exact"], "output"),
+        (["reconstruct", "a.cif", "--refin=3"], "--refin=3; the nearest option is --refine"),
         (["reconstruct", "a.cif", "--field=exact", "--output=o", "--max-atoms=x"], "takes a whole"),
         (
             ["reconstruct", "a.cif", "--field=exact", "--output=o", "--max-atoms=0"],

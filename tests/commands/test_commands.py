@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from command_line import complaint, crystal, is_crystal, nesf, rows_of, table
 from pymatgen.core import Lattice, Structure
 from stand_in_model import StandIn
@@ -11,6 +12,7 @@ from nesf.commands.parts import batches_of_rows, rows_in
 from nesf.commands.tally import Tally
 from nesf.data.readers import read_crystals
 from nesf.data.records import Row
+from nesf.errors import InputError
 from nesf.latents import Latents
 from nesf.ranks.environment import Ranks
 
@@ -50,7 +52,7 @@ def test_three_bad_rows_among_a_hundred(tmp_path, capsys):
     done = rows_of(out)
     assert set(done) == {f"c{i}" for i in range(100)} - {"c7", "c50", "c99"}
     assert all(is_crystal(int(name[1:]), row["cif"]) for name, row in done.items())
-    listed = rows_of(tmp_path / "sub" / "rejected.csv")
+    listed = rows_of(tmp_path / "sub" / "out.rejected.csv")
     assert {name: row["row"] for name, row in listed.items()} == {
         "c7": "8",
         "c50": "51",
@@ -61,8 +63,9 @@ def test_three_bad_rows_among_a_hundred(tmp_path, capsys):
     assert "97 reconstructed, 3 rejected" in printed.out
     assert "row 8:" in printed.err
     # a later run without bad rows does not leave the old list behind
-    assert nesf("reconstruct", table(source, 2), "--field", "exact", "--output", out) == 0
-    assert rows_of(tmp_path / "sub" / "rejected.csv") == {}
+    again = ("--field", "exact", "--output", out, "--overwrite")
+    assert nesf("reconstruct", table(source, 2), *again) == 0
+    assert not (tmp_path / "sub" / "out.rejected.csv").exists()
 
 
 def test_crystals_without_atoms_are_failures(tmp_path, capsys):
@@ -70,7 +73,7 @@ def test_crystals_without_atoms_are_failures(tmp_path, capsys):
     words = ("--field", "exact", "--min-cluster-size", "1e6", "--output", tmp_path / "out.csv")
     assert nesf("reconstruct", source, *words) == 1
     assert rows_of(tmp_path / "out.csv") == {}
-    assert "no atom" in rows_of(tmp_path / "rejected.csv")["c1"]["reason"]
+    assert "no atom" in rows_of(tmp_path / "out.rejected.csv")["c1"]["reason"]
 
 
 def test_a_model_in_three_commands(tmp_path, model_file, capsys):
@@ -93,6 +96,29 @@ def test_a_model_in_three_commands(tmp_path, model_file, capsys):
         assert content["latents"].dtype == np.float32
 
 
+def test_latents_that_are_not_finite_are_listed_and_the_others_decoded(
+    tmp_path, model_file, capsys
+):
+    source, latents = table(tmp_path / "in.csv", 4), tmp_path / "z.npz"
+    assert nesf("encode", source, "--model", model_file, "--output", latents) == 0
+    content = Latents.load(latents)
+    values = content.values.astype(np.float64)
+    values[1, 3], values[2, 5] = np.nan, 1e300  # more than a float32 holds
+    np.savez(latents, ids=np.array(content.ids), latents=values)
+    with pytest.raises(InputError, match=r"the latent c1 in .* is not finite"):
+        Latents.load(latents)
+    words = ("decode", latents, "--model", model_file, "--output", tmp_path / "out.csv")
+    assert nesf(*words) == 1
+    assert "2 decoded, 2 rejected" in capsys.readouterr().out
+    done = rows_of(tmp_path / "out.csv")
+    assert set(done) == {"c0", "c3"}
+    assert all(is_crystal(int(name[1:]), row["cif"]) for name, row in done.items())
+    listed = rows_of(tmp_path / "out.rejected.csv")
+    assert {name: (row["row"], row["reason"]) for name, row in listed.items()} == {
+        name: (row, "its latent is not finite") for name, row in (("c1", "2"), ("c2", "3"))
+    }
+
+
 def test_what_the_model_cannot_hold_is_rejected(tmp_path, model_file, monkeypatch):
     heavy = Structure(Lattice.cubic(3), ["Fe"], [[0, 0, 0]])
     large = crystal(0) * (1, 1, 5)
@@ -101,18 +127,18 @@ def test_what_the_model_cannot_hold_is_rejected(tmp_path, model_file, monkeypatc
     files = sorted(tmp_path.glob("*.cif"))
     monkeypatch.setattr(StandIn, "num_species", 20)
     encode = StandIn.encode
-    for verb, *words in (
-        ("reconstruct", "--setting", "given", "--output", tmp_path / "out.csv"),
-        ("encode", "--output", tmp_path / "z.npz"),
+    for stem, verb, *words in (
+        ("out", "reconstruct", "--setting", "given", "--output", tmp_path / "out.csv"),
+        ("z", "encode", "--output", tmp_path / "z.npz"),
     ):
         assert nesf(verb, *files, "--model", model_file, *words) == 1
-        listed = rows_of(tmp_path / "rejected.csv")
+        listed = rows_of(tmp_path / f"{stem}.rejected.csv")
         assert "first 20" in listed["heavy"]["reason"]
         assert "10 atoms" in listed["large"]["reason"]
         assert set(listed) == {"heavy", "large"}
     monkeypatch.setattr(StandIn, "encode", lambda self, crystals: encode(self, crystals) / 0)
     assert nesf("encode", files[0], "--model", model_file, "--output", tmp_path / "z.npz") == 1
-    assert "not finite" in rows_of(tmp_path / "rejected.csv")["c1"]["reason"]
+    assert "not finite" in rows_of(tmp_path / "z.rejected.csv")["c1"]["reason"]
     assert Latents.load(tmp_path / "z.npz").ids == ()
 
 
@@ -123,7 +149,7 @@ def test_large_cells_go_through_their_primitive_ones(tmp_path, model_file):
     for name, structure in (("large", large), ("shaken", shaken), ("c1", crystal(1))):
         structure.to(str(tmp_path / f"{name}.cif"))
     files = sorted(tmp_path.glob("*.cif"))
-    words = ("--model", model_file, "--output", tmp_path / "out.csv")
+    words = ("--model", model_file, "--output", tmp_path / "out.csv", "--overwrite")
     for setting, of_small in (("best", "given"), ("primitive", "primitive")):
         assert nesf("reconstruct", *files, *words, "--setting", setting) == 1
         done = rows_of(tmp_path / "out.csv")
@@ -132,7 +158,7 @@ def test_large_cells_go_through_their_primitive_ones(tmp_path, model_file):
             "c1": (of_small, "0"),
         }
         assert len(Structure.from_str(done["large"]["cif"], fmt="cif")) == 10
-        listed = rows_of(tmp_path / "rejected.csv")
+        listed = rows_of(tmp_path / "out.rejected.csv")
         assert set(listed) == {"shaken"}
         assert "10 atoms in the cell are more than the 8" in listed["shaken"]["reason"]
 

@@ -13,7 +13,7 @@ def test_whole_and_half(tmp_path, capsys):
     torch.manual_seed(0)
     model = NeSF(latent_dim=6, encoder_width=8, position_widths=[8], species_widths=[8])
     config = {"class_path": "nesf.autoencoder.NeSF", "init_args": model.init_args}
-    run, whole, half = (tmp_path / name for name in ("run", "a.safetensors", "b.safetensors"))
+    run, whole, half = (tmp_path / name for name in ("run", "a.safetensors", "new/b.safetensors"))
     run.mkdir()
     save_model(run / "model.safetensors", config, model.state_dict(), {"seed": 3})
     assert nesf("export", "--model", run, "--output", whole) == 0

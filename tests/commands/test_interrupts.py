@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 
-from command_line import nesf, rows_of, table
+from command_line import complaint, nesf, rows_of, table
+
+from nesf.data.output_lock import OutputLock
 
 
 def test_resume_skips_what_is_done(tmp_path, monkeypatch, capsys):
@@ -37,7 +39,7 @@ def test_resume_skips_what_is_done(tmp_path, monkeypatch, capsys):
     assert nesf(*words, "--resume") == 1
     assert "3 reconstructed (6 were there already), 1 rejected" in capsys.readouterr().out
     assert broken.read_bytes() == straight.read_bytes()
-    assert rows_of(broken.with_name("rejected.csv")).keys() == {"c1"}
+    assert rows_of(broken.with_name("out.rejected.csv")).keys() == {"c1"}
 
 
 def child(*words: object, **options: object) -> subprocess.Popen[str]:
@@ -77,3 +79,47 @@ def test_a_reader_that_goes_away(tmp_path):
     err = running.stderr.read()
     assert running.wait(timeout=30) in (141, 0)
     assert err == ""
+
+
+def test_resume_mixes_nothing(tmp_path, model_file, capsys):
+    """What made the output goes on with it: the same field, model, options and verb."""
+    source, out = table(tmp_path / "in.csv", 2), tmp_path / "out.csv"
+    exact = ("reconstruct", source, "--field=exact", "--output", out)
+    assert nesf(*exact) == 0
+    capsys.readouterr()
+    for words, told in (
+        (("--periodic", "false"), "with --periodic true, and not with --periodic false"),
+        (("--grid-spacing", "0.5"), "with no --grid-spacing, and not with --grid-spacing 0.5"),
+        (("--cell", "primitive"), "with --cell as-given, and not with --cell primitive"),
+    ):
+        assert nesf(*exact, "--resume", *words) == 2
+        assert told in complaint(capsys)
+    model = ("--model", model_file, "--output", out, "--resume")
+    assert nesf("reconstruct", source, *model) == 2
+    told = complaint(capsys)
+    assert "was made with --field exact, " in told
+    assert f"model {model_file} (" in told
+    # inputs and batches may differ, and the model may have been moved
+    more = table(tmp_path / "more.csv", 3)
+    assert nesf("reconstruct", more, "--field=exact", "--output", out, "--resume") == 0
+    assert "1 reconstructed (2 were there already)" in capsys.readouterr().out
+    assert nesf("encode", source, "--model", model_file, "--output", tmp_path / "z.npz") == 0
+    words = ("decode", tmp_path / "z.npz", "--output", tmp_path / "decoded")
+    assert nesf(*words, "--model", model_file) == 0
+    moved = model_file.rename(tmp_path / "moved.safetensors")
+    sidecar = f"{model_file.name}.sha256"
+    (tmp_path / sidecar).rename(tmp_path / "moved.safetensors.sha256")
+    assert nesf(*words, "--model", moved, "--resume", "--batch-size", "1") == 0
+    capsys.readouterr()
+    assert nesf(*words, "--model", moved, "--resume", "--seed", "1") == 2
+    assert "with --seed 0, and not with --seed 1" in complaint(capsys)
+
+
+def test_a_run_that_another_disturbs_is_told_so(tmp_path, capsys):
+    source, out = table(tmp_path / "in.csv", 2), tmp_path / "out"
+    out.mkdir()
+    lock = OutputLock(out)
+    assert nesf("reconstruct", source, "--field=exact", "--output", out) == 2
+    assert "another run is writing into" in complaint(capsys)
+    lock.release()
+    assert nesf("reconstruct", source, "--field=exact", "--output", out) == 0

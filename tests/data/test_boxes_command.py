@@ -69,7 +69,7 @@ def test_unit_cells_are_packed_and_the_rest_is_listed(table, tmp_path, capsys):
     np.testing.assert_array_equal(packed.properties["gap"], [0, 0, 1, 1, 2, 2, 3, 3])
     np.testing.assert_array_equal(packed.lattice, np.eye(3)[None].repeat(8, 0) * 10)
     assert not packed.periodic
-    reasons = listed(tmp_path / "rejected.csv")
+    reasons = listed(tmp_path / "unit.rejected.csv")
     assert set(reasons) == {"c4", "c5"}
     assert "leaves the box" in reasons["c5"]
 

@@ -200,7 +200,7 @@ def test_vanished_rows_are_listed(tmp_path: Path, client: RecordedClient) -> Non
     client.summary_search = forget  # type: ignore[method-assign]
     report = fetch(Query.lcs6(), tmp_path / "set.nesf", client=client, progress=False)
     assert (report.packed, report.rejected) == (1, 2)
-    assert "mp-9" in (tmp_path / "rejected.csv").read_text()
+    assert "mp-9" in (tmp_path / "set.rejected.csv").read_text()
 
 
 def test_nothing_matches(tmp_path: Path) -> None:

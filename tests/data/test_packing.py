@@ -27,8 +27,8 @@ def test_shards_join_to_the_whole(tmp_path: Path) -> None:
     (tmp_path / "in" / "broken.cif").write_text("data_broken\n")
     whole = pack([tmp_path / "in"], tmp_path / "whole.nesf", ONE_WORKER, progress=False)
     assert (whole.packed, whole.rejected) == (5, 1)
-    assert whole.rejected_path == tmp_path / "rejected.csv"
-    assert "broken.cif" in (tmp_path / "rejected.csv").read_text()
+    assert whole.rejected_path == tmp_path / "whole.rejected.csv"
+    assert "broken.cif" in (tmp_path / "whole.rejected.csv").read_text()
     parts = [tmp_path / f"part{i}.nesf" for i in (1, 2)]
     reports = [
         pack([tmp_path / "in"], part, ONE_WORKER, shard=(i, 2), progress=False)
@@ -54,7 +54,7 @@ def test_nothing_good_at_all_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of 1 rows could be packed, the first since: "):
         pack([tmp_path / "broken.cif"], tmp_path / "set.nesf", progress=False)
     assert not (tmp_path / "set.nesf").exists()
-    assert (tmp_path / "rejected.csv").exists()
+    assert (tmp_path / "set.rejected.csv").exists()
 
 
 def test_cache_is_keyed_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 import errno
 import gzip
 import resource
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -177,10 +178,12 @@ def test_each_row_is_there_as_soon_as_it_is_written(tmp_path: Path) -> None:
         writer = open_writer(tmp_path / output)
         for i in range(3):
             writer.write(str(i), STRUCTURES[i])
-            reader = open_writer(tmp_path / output, resume=True)
-            assert reader.done == frozenset(map(str, range(i + 1)))
-            if output == "a.csv.gz":
-                break  # resuming rewrites a compressed file
+            seen = tmp_path / str(i) / output
+            seen.parent.mkdir(exist_ok=True)
+            copy = shutil.copytree if (tmp_path / output).is_dir() else shutil.copyfile
+            copy(tmp_path / output, seen)
+            with open_writer(seen, resume=True) as reader:
+                assert reader.done == frozenset(map(str, range(i + 1)))
         writer.close()
 
 

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def test_double_ids_strangers_and_empty_references_are_refused(crystals):
         quick([crystals[0], crystals[0]], crystals)
     with pytest.raises(InputError, match="may occur once"):
         quick(crystals, [crystals[0], crystals[0]])
-    with pytest.raises(InputError, match="joined by id"):
+    with pytest.raises(InputError, match="by which the two sets are joined"):
         quick([("other", crystals[0][1])], crystals)
     with pytest.raises(InputError, match="no reference"):
         quick(crystals, [])
@@ -135,15 +136,37 @@ def test_files_are_scored_and_what_fails_is_listed(crystals, tmp_path, capsys):
 
 
 def test_exit_code_0_means_that_nothing_failed_and_files_that_cannot_be_written_are_told(
-    crystals, tmp_path, capsys
+    crystals, tmp_path, capsys, monkeypatch
 ):
     rows = [[name, structure.to(fmt="cif")] for name, structure in crystals]
     reference = write_csv(tmp_path / "reference.csv", rows)
     options = {"matching": False, "bootstrap": 0, "workers": 1}
     assert evaluate_files(reference, reference, **options) == 0
     assert capsys.readouterr().err == ""
-    with pytest.raises(InputError, match="cannot be written"):
-        evaluate_files(reference, reference, json_file=str(tmp_path / "no" / "x.json"), **options)
+    made = {"json_file": str(tmp_path / "a" / "x.json"), "rows_file": str(tmp_path / "b" / "x.csv")}
+    assert evaluate_files(reference, reference, **made, **options) == 0
+    assert all(Path(file).is_file() for file in made.values())
+    monkeypatch.setattr("eval.evaluate.evaluate", None)  # told before anything is scored
+    for wrong in (f"{reference}/x", str(tmp_path)):
+        for name in made:
+            with pytest.raises(InputError, match="cannot be written"):
+                evaluate_files(reference, reference, **{name: wrong}, **options)
+
+
+def test_sides_without_a_common_id_are_told_one_of_each(crystals, tmp_path):
+    texts = [structure.to(fmt="cif") for _, structure in crystals[:3]]
+    reference = write_csv(tmp_path / "reference.csv", [[f"mp-{i}", t] for i, t in enumerate(texts)])
+    generated = tmp_path / "generated.csv"
+    with generated.open("w", newline="") as file:
+        csv.writer(file).writerows([["cif"], *([text] for text in texts)])
+    with pytest.raises(InputError) as error:
+        evaluate_files(str(generated), reference, workers=1)
+    told = str(error.value)
+    assert "a predicted one is 'generated-1', the number of a row without an id," in told
+    assert "a reference one is 'mp-0';" in told
+    assert "columns material_id, immutable_id, id" in told
+    with pytest.raises(InputError, match="a predicted one is 'x-1', a reference one is 'c-0';"):
+        quick([("x-1", crystals[0][1])], crystals)
 
 
 def test_double_ids_in_files_are_refused_with_file_and_row(crystals, tmp_path):

@@ -218,14 +218,15 @@ def test_failures_count_and_are_listed(tmp_path, use, capsys):
     use(Void())
     out = tmp_path / "out.jsonl"
     assert run("sample", output=str(out), count=12, picture=True) == 1
-    rows, rejected = rows_of(tmp_path / "validity.csv"), rows_of(tmp_path / "rejected.csv")
+    rows = rows_of(tmp_path / "out.validity.csv")
+    rejected = rows_of(tmp_path / "out.rejected.csv")
     empty = [row["id"] for row in rows if row["has_atoms"] == "false"]
     assert 0 < len(empty) < 12
     assert [row["id"] for row in rejected] == empty
     assert len(rows) == 12
     assert set(crystals_of(out)) == {row["id"] for row in rows} - set(empty)
     assert f"of 12: has atoms {12 - len(empty)}, " in capsys.readouterr().out
-    assert (tmp_path / "strip.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out.strip.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_shipped_model_generates(tmp_path):

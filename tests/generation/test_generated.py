@@ -13,6 +13,7 @@ from pymatgen.core import Lattice, Structure
 from nesf.api import Model
 from nesf.cli import main
 from nesf.commands.parser import FunctionParser
+from nesf.data.beside import beside
 from nesf.errors import InputError
 from nesf.generation import commands as generate
 
@@ -36,7 +37,7 @@ def test_an_interrupted_run_goes_on(tmp_path, use, monkeypatch, name):
     with pytest.raises(KeyboardInterrupt):
         run("sample", output=str(broken), count=6, batch_size=2)
     monkeypatch.setattr(Model, "decode_crystals", decode)
-    table = (broken if broken.is_dir() else broken.parent) / "validity.csv"
+    table = beside(broken, "validity.csv")
     lines = table.read_text().splitlines(keepends=True)
     assert len(lines) == 5
     table.write_text("".join(lines[:-1]))  # the last row is lost
@@ -44,8 +45,7 @@ def test_an_interrupted_run_goes_on(tmp_path, use, monkeypatch, name):
     one, other = crystals_of(whole), crystals_of(broken)
     assert list(one) == list(other)
     assert all(same(one[k], other[k], 1e-3) for k in one)
-    full = (whole if whole.is_dir() else whole.parent) / "validity.csv"
-    expected = {row["id"]: row for row in rows_of(full)}
+    expected = {row["id"]: row for row in rows_of(beside(whole, "validity.csv"))}
     assert {row["id"]: row for row in rows_of(table)} == expected
 
 
@@ -58,10 +58,10 @@ def test_nothing_is_decoded_twice_without_need(tmp_path, use, monkeypatch):
 
 def test_a_strange_validity_table_is_left_alone(tmp_path, use):
     use(Conditional())
-    (tmp_path / "validity.csv").write_text("mine\n1\n")
+    (tmp_path / "o.validity.csv").write_text("mine\n1\n")
     with pytest.raises(InputError, match=r"validity\.csv is not from this command"):
         run("sample", output=str(tmp_path / "o.csv"), count=1, resume=True)
-    assert (tmp_path / "validity.csv").read_text() == "mine\n1\n"
+    assert (tmp_path / "o.validity.csv").read_text() == "mine\n1\n"
 
 
 def test_pictures_by_default(tmp_path, inputs, use):
@@ -138,7 +138,7 @@ def test_bad_files_among_good_ones_are_listed(tmp_path, inputs, use, capsys):
     words = ["perturb", str(inputs), "--model", "m", "--count", "2", "--scale", "0"]
     assert main([*words, "--output", str(out), "--picture", "false"]) == 1
     assert set(crystals_of(out)) == {f"a{i}_s0_00{k}" for i in range(4) for k in range(2)}
-    assert {row["id"] for row in rows_of(tmp_path / "rejected.csv")} == {"a", "b"}
+    assert {row["id"] for row in rows_of(tmp_path / "out.rejected.csv")} == {"a", "b"}
     told = capsys.readouterr()
     assert "8 generated, 2 rejected" in told.out
     assert "Traceback" not in told.err

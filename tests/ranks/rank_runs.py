@@ -51,7 +51,8 @@ def exact(table: Path, output: Path, *more: object) -> list[object]:
 def content(output: Path) -> dict[str, bytes]:
     """All that a command has written, the list of rejected rows included."""
     if output.is_file():
-        return {name: output.with_name(name).read_bytes() for name in (output.name, "rejected.csv")}
+        beside = [f"{output.stem}.rejected.csv", f"{output.name}.made_by.json"]
+        return {name: output.with_name(name).read_bytes() for name in (output.name, *beside)}
     return {path.name: path.read_bytes() for path in output.iterdir()}
 
 

@@ -8,15 +8,23 @@ import pytest
 from rank_runs import DONE, ROWS, Threads, content
 
 from nesf.commands.models import reconstruct_files
+from nesf.data.output_lock import OutputLock
 from nesf.errors import InputError, NesfError
 from nesf.ranks.environment import PATIENCE, LostLeader
 
 
-def reconstruct(table: Path, output: Path, resume: bool = False, overwrite: bool = False) -> int:
+def reconstruct(
+    table: Path,
+    output: Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    periodic: bool = True,
+) -> int:
     return reconstruct_files(
         [str(table)],
         str(output),
         field="exact",
+        periodic=periodic,
         resume=resume,
         overwrite=overwrite,
         batch_size=1,
@@ -81,6 +89,40 @@ def test_other_inputs(threads: Threads, table, tmp_path):
     assert isinstance(first, InputError)
     assert "holds shards of other inputs, whose row 1 was c0 and not other" in str(first)
     assert isinstance(second, NesfError)
+
+
+def test_shards_of_something_else_are_not_gone_on_with(threads: Threads, table, tmp_path, alone):
+    """By no rank, and not where one process begins on what they have finished."""
+    output, longer = tmp_path / "many" / "out.csv", tmp_path / "longer.csv"
+    longer.write_text(table.read_text() + '"c8","data_nothing"\n"c9","data_nothing"\n')
+    threads(2, lambda rank: reconstruct((table, longer)[rank], output))  # done, and not joined
+    shards = output.with_name("out.csv.shards")
+    before = {path.name: path.read_bytes() for path in shards.glob("shard-*")}
+    assert len(before) == 2
+    for found in threads(3, lambda rank: reconstruct(table, output, resume=True, periodic=False)):
+        assert isinstance(found, NesfError)
+        assert "was made with --periodic true, and not with --periodic false" in str(found)
+    assert {path.name: path.read_bytes() for path in shards.glob("shard-*")} == before
+    assert threads(2, lambda rank: reconstruct(table, output, resume=True)) == [1, 1]
+    assert content(output) == alone
+    with pytest.raises(InputError, match="is there already"):
+        raise threads(2, lambda rank: reconstruct(table, output))[0]
+    with pytest.raises(InputError, match="not with --periodic false"):
+        raise threads(1, lambda _: reconstruct(table, output, resume=True, periodic=False))[0]
+    assert content(output) == alone
+
+
+def test_one_process_and_ranks_do_not_write_at_once(threads: Threads, table, tmp_path, alone):
+    output = tmp_path / "many" / "out.csv"
+    output.parent.mkdir()
+    lock = OutputLock(output)
+    for size in (1, 2):
+        found = threads(size, lambda rank: reconstruct(table, output))
+        assert "another run is writing into" in str(found[0])
+    assert not output.exists()
+    lock.release()
+    assert threads(2, lambda rank: reconstruct(table, output, resume=True)) == [1, 1]
+    assert content(output) == alone
 
 
 @pytest.mark.parametrize(("absent", "kind"), [(1, NesfError), (0, LostLeader)])

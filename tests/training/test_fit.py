@@ -114,6 +114,14 @@ def test_float32_where_bfloat16_is_slow(
     ] == ("32-true")
 
 
+def test_the_help_tells_types_in_words(capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    told = capsys.readouterr().out
+    assert "--restart {auto,fresh,no}" in told
+    assert "lambda" not in told
+
+
 def test_print_config_is_a_config(config: Path, capsys: Any) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["fit", f"--config={config}", "--trainer.max_epochs=7", "--print_config"])
@@ -138,6 +146,8 @@ def test_print_config_is_a_config(config: Path, capsys: Any) -> None:
         (["--optim.lr=1"], "the nearest option is --model.optimizer.lr"),
         (["--model.lrr", "3"], "the nearest option is --model.optimizer.lr"),
         (["--data.batchsize=3"], "the nearest option is --data.batch_size"),
+        (["--restar=auto"], "the nearest option is --restart"),
+        (["--restart=maybe"], "restart: give one of auto, fresh, no, not maybe"),
         (["--xyzzy=3"], "unrecognized arguments: --xyzzy=3; see nesf fit --help"),
         (["--trainer.max_epochs=-1"], "give trainer.max_epochs"),
         (["--ckpt_path=last"], "there is no checkpoint"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from ordinary_user import NOBODY
 from probes import read_record
 from safetensors.torch import load_file
@@ -156,6 +157,23 @@ def test_a_checkpoint_that_does_not_fit_is_one_sentence(
     outcome = fit(root, "--restart=auto")
     assert (outcome.code, outcome.said.count("\n")) == (2, 1)
     assert "last.ckpt is damaged" in outcome.said
+
+
+def test_a_run_goes_on_with_its_own_data(fit: Fit, unbroken: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(unbroken, root)
+    train = yaml.safe_load((root / "config.yaml").read_text())["data"]["init_args"]["train"][0]
+    shutil.copy(train, tmp_path / "other.nesf")
+    other = f"--data.train=[{tmp_path / 'other.nesf'}]"
+    before = (root / "config.yaml").read_bytes()
+    outcome = fit(root, "--restart=auto", other, "--data.seed=3")
+    assert (outcome.code, outcome.said.count("\n")) == (2, 1)
+    assert f"was begun with data.train [{train}], data.seed 0, and not with" in outcome.said
+    assert f"data.train [{tmp_path / 'other.nesf'}], data.seed 3: give the same" in outcome.said
+    assert (root / "config.yaml").read_bytes() == before
+    # what decides nothing may change, and so may all where it is said
+    assert fit(root, "--restart=auto", "--data.val_fraction=0.2").code == 0
+    assert fit(root, "--ckpt_path=last", other).code == 0
 
 
 def test_a_full_disk_is_one_sentence(fit: Fit, tmp_path: Path) -> None:
