@@ -226,7 +226,7 @@ class Model:
                 `given`; `primitive`, its standardised primitive cell
                 (`nesf.reconstruction.settings`); or `best`: as given, and then, if it has come back
                 with faults, through its primitive cell, of which that with fewer faults is kept
-                (of more than 24 atoms, the primitive cell first).
+                (of more than 12 atoms, a smaller primitive cell first).
                 That compares with the crystal given, as refinement does, and is not done without
                 refinement. A crystal with more atoms than the model can give back goes through its
                 primitive cell at once. A model of boxes takes them as they are.

@@ -26,8 +26,8 @@ Choice = Literal["given", "primitive", "best"]
 Back = Callable[[CrystalBatch, Judge], Reconstruction]
 FaultsOf = Callable[[CrystalBatch, CrystalBatch], Tensor]  # of found and true crystals, (B,)
 
-# a cell of more atoms is most often a multiple of a smaller one, and takes long as it is
-PRIMITIVE_FIRST = 24
+# a cell of more atoms takes long as it is, and a smaller one with the same crystal does not
+PRIMITIVE_FIRST = 12
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def reconstruct_in(
     Args:
         choice: `given`: in the cells given; `primitive`: in the primitive cell wherever there is
             one (`nesf.reconstruction.settings`); `best`: in the cells given, and then those with
-            faults in their primitive cells, of which that with fewer faults is kept; cells of more
-            than `PRIMITIVE_FIRST` atoms the other way round.
+            faults in their primitive cells, of which that with fewer faults is kept; the other way
+            round where a cell of more than `PRIMITIVE_FIRST` atoms has a smaller primitive one.
         crystals: B crystals, none of them larger than `back` can take in the cells chosen.
         back: takes crystals there and back, order kept. What it is to judge its results by counts
             their faults in the cells given: errors of a small cell add up in a large one.
@@ -84,7 +84,7 @@ def reconstruct_in(
     if choice == "given":
         tried.given(everything)
         return tried.best()
-    first = large | (retry & (crystals.num_atoms > PRIMITIVE_FIRST))
+    first = large | _reducible(crystals) if retry else large
     tried.primitive(first.nonzero().squeeze(-1))
     tried.given((~large & (tried.faults > 0)).nonzero().squeeze(-1))
     if retry:
@@ -156,6 +156,18 @@ def choice_for(setting: str, walls: bool) -> Choice:
 def _larger(crystals: CrystalBatch, max_atoms: int | None) -> Bool[Tensor, " b"]:
     atoms = crystals.num_atoms
     return atoms > max_atoms if max_atoms is not None else torch.zeros_like(atoms, dtype=torch.bool)
+
+
+def _reducible(crystals: CrystalBatch) -> Bool[Tensor, " b"]:
+    """Whether a cell of more than `PRIMITIVE_FIRST` atoms has a smaller primitive one."""
+    reducible = crystals.num_atoms > PRIMITIVE_FIRST
+    index = reducible.nonzero().squeeze(-1)
+    if len(index):
+        cells = primitive_cells(crystals.select(index))
+        index = index[cells.index]
+        reducible = torch.zeros_like(reducible)
+        reducible[index] = cells.crystals.num_atoms < crystals.num_atoms[index]
+    return reducible
 
 
 class _Tried:
