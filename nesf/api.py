@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nesf.checkpoint import load_model
-from nesf.crystal import MAX_ATOMIC_NUMBER, CrystalBatch
+from nesf.crystal import MAX_ATOMIC_NUMBER, CrystalBatch, right_handed
 from nesf.decoders import FieldDecoder
 from nesf.device import resolve_device
 from nesf.errors import InputError
@@ -336,7 +336,7 @@ class Model:
                 f"an atom has the atomic number {highest}, and this model knows elements up to "
                 f"{self.max_atomic_number}"
             )
-        return structures.to(self.device, torch.float32)
+        return right_handed(structures.to(self.device, torch.float32))
 
     def _checked(self, latent: Latents) -> Tensor:
         latent = torch.as_tensor(latent, dtype=torch.float32, device=self.device)

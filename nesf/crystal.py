@@ -172,12 +172,20 @@ class CrystalBatch:
         ]
 
 
+def right_handed(crystals: CrystalBatch) -> CrystalBatch:
+    """The same crystals where they are, left-handed cells (a, b, c) described as (-a, -b, -c)."""
+    left = (torch.linalg.det(crystals.lattice) < 0).view(-1, 1, 1)
+    return crystals.replace(
+        frac_coords=torch.where(left, -crystals.frac_coords, crystals.frac_coords),
+        lattice=torch.where(left, -crystals.lattice, crystals.lattice),
+    )
+
+
 def standardised(crystals: CrystalBatch) -> CrystalBatch:
     """The same crystals with their lattices turned into the standard orientation.
 
-    A left-handed cell (a, b, c) is described as the right-handed one (-a, -b, -c) first, in which
-    fractions have the opposite signs: otherwise the crystal would become its mirror image.
+    Left-handed cells become right-handed ones first: turned as they are, they would hold the
+    crystals' mirror images.
     """
-    left = (torch.linalg.det(crystals.lattice) < 0).view(-1, 1, 1)
-    frac = torch.where(left, -crystals.frac_coords, crystals.frac_coords)
-    return crystals.replace(frac_coords=frac, lattice=standard_orientation(crystals.lattice))
+    crystals = right_handed(crystals)
+    return crystals.replace(lattice=standard_orientation(crystals.lattice))

@@ -50,7 +50,6 @@ def rotate(
     along = order.unsqueeze(1).expand_as(crystals.frac_coords)  # (B, 3) -> (B, N, 3)
     frac = crystals.frac_coords.gather(2, along) * sign.unsqueeze(1)
     rows = order.unsqueeze(-1).expand(-1, -1, 3)  # (B, 3) -> (B, 3, 3)
+    lattice = crystals.lattice.gather(1, rows) * sign.unsqueeze(-1)  # right-handed as before
     with full_precision(crystals.device):
-        return standardised(
-            crystals.replace(frac_coords=frac, lattice=crystals.lattice.gather(1, rows))
-        )
+        return standardised(crystals.replace(frac_coords=frac, lattice=lattice))

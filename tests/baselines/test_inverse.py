@@ -8,6 +8,7 @@ from baselines.voxel_icsg3d.inverse import devoxelize, refine_sites
 from baselines.voxel_icsg3d.voxelize import VoxelOptions, voxelize
 from nesf.crystal import CrystalBatch, standardised
 from nesf.data.readers import read_crystals
+from nesf.geometry import wrap_frac
 
 PUBLISHED = VoxelOptions(label_fraction=1.0, label_floor=0.0)
 
@@ -132,6 +133,7 @@ def test_any_cell(images):
 
 def test_refinement_pulls_displaced_sites_back_and_leaves_true_ones():
     crystals = standardised(random_crystals(5, 3, max_atoms=1).to(dtype=torch.float32))
+    crystals = crystals.replace(frac_coords=wrap_frac(crystals.frac_coords))
     options = VoxelOptions(16, sigma=0.8)
     density = voxelize(crystals, options).density
     stay = refine_sites(crystals, density, options)
