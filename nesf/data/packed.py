@@ -7,7 +7,7 @@ import glob
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -42,6 +42,7 @@ __all__ = [
     "read_splits",
     "split_groups",
     "split_ids",
+    "write_rows",
     "write_splits",
 ]
 
@@ -132,6 +133,20 @@ def pack(
             raise InputError(f"none of {len(rejected)} rows could be packed{first}")
         writer.provenance["rejected"] = len(rejected)
         return PackReport(output, len(writer), len(rejected), rejected_path)
+
+
+def write_rows(
+    output: str | Path, provenance: Mapping[str, Any], rows: Generator[Row, None, None]
+) -> PackReport:
+    """Write rows that are sound as a packed set, in constant memory.
+
+    Raises:
+        InputError: the output cannot be written.
+    """
+    with closing(rows), PackedWriter(output, provenance) as writer:
+        while chunk := list(islice(rows, ROWS_AT_ONCE)):
+            writer.append(chunk)
+        return PackReport(Path(output), len(writer), 0, None)
 
 
 def join_files(

@@ -9,17 +9,16 @@ Mater. Sci. 146, 184, 2018).
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nesf.data.decorate import decorations
-from nesf.data.packed import ROWS_AT_ONCE, PackedSet, PackedWriter, PackReport
+from nesf.data.packed import PackedSet, PackReport, write_rows
 from nesf.data.prototype_library import prototype_library
 from nesf.data.recipe import Recipe
 from nesf.data.recipes import RECIPES
@@ -78,10 +77,7 @@ def write_prototypes(
         "kinds": list(kinds) if kinds is not None else None,
     }
     rows = iter_prototypes(count, seed, max_atoms, kinds, workers, progress)
-    with closing(rows), PackedWriter(output, provenance) as writer:  # type: ignore[type-var]
-        while chunk := list(islice(rows, ROWS_AT_ONCE)):
-            writer.append(chunk)
-        return PackReport(Path(output), len(writer), 0, None)
+    return write_rows(output, provenance, rows)
 
 
 def iter_prototypes(
@@ -91,7 +87,7 @@ def iter_prototypes(
     kinds: Sequence[str] | None = None,
     workers: int | None = None,
     progress: bool = False,
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     """Decorated prototype crystals, dealt out evenly over the prototypes.
 
     No prototype gets the same elements twice until all choices (some 30,000) are used up; after
@@ -173,7 +169,7 @@ def _iterate(
     seed: int,
     workers: int | None,
     progress: bool,
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     from pymatgen.core import Element, Lattice, Structure
     from tqdm import tqdm
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 
 from nesf.data.elements import symbols_by_number
-from nesf.data.packed import ROWS_AT_ONCE, PackedWriter, PackReport
+from nesf.data.packed import PackReport, write_rows
 from nesf.data.records import ReadOptions, Row
 from nesf.data.workers import Failure, Limits, map_in_workers
 from nesf.errors import InputError, NesfError
@@ -51,10 +50,7 @@ def write_random(
         "max_atoms": max_atoms,
     }
     rows = iter_random(count, seed, max_atoms, workers, progress)
-    with closing(rows), PackedWriter(output, provenance) as writer:  # type: ignore[type-var]
-        while chunk := list(islice(rows, ROWS_AT_ONCE)):
-            writer.append(chunk)
-        return PackReport(Path(output), len(writer), 0, None)
+    return write_rows(output, provenance, rows)
 
 
 def iter_random(
@@ -63,7 +59,7 @@ def iter_random(
     max_atoms: int = MAX_ATOMS,
     workers: int | None = None,
     progress: bool = False,
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     """Random crystals, as `nesf.data.symmetric.build` draws them.
 
     Fewer crystals of the same seed are the first of more.
@@ -91,7 +87,7 @@ def iter_random(
 
 def _iterate(
     count: int, seed: int, max_atoms: int, workers: int | None, progress: bool
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     from pymatgen.core import Lattice, Structure
     from tqdm import tqdm
 
