@@ -2,40 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nesf.checkpoint import load_model
-from nesf.crystal import MAX_ATOMIC_NUMBER, CrystalBatch, right_handed
+from nesf.crystal import MAX_ATOMIC_NUMBER, CrystalBatch
 from nesf.decoders import FieldDecoder
 from nesf.device import resolve_device
 from nesf.errors import InputError
 from nesf.fields import CrystalFields
+from nesf.given import Latents, crystals_given, latents_given
 from nesf.precision import full_precision
 from nesf.reconstruction.reconstruct import Reconstruction, ReconstructOptions, join_reconstructions
 from nesf.reconstruction.settings_way import (
     Choice,
+    KnownPart,
     KnownReconstruction,
+    Part,
     choice_for,
+    join_known,
     reconstruct_in,
     refuse_large,
     too_large,
 )
-from nesf.refinement.refine import Judge, Refined, RefineOptions, refine_parts, refinement_for
+from nesf.refinement.refine import (
+    Judge,
+    Refined,
+    RefineOptions,
+    join_refined,
+    refine_parts,
+    refinement_for,
+)
 from nesf.scoring import count_faults
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 Field = Callable[[Tensor], Tensor]
-Latents = Float[Tensor, "b l"] | Float[np.ndarray, "b l"]
 Precision = Literal["auto", "float32"]
 
 
@@ -182,8 +192,8 @@ class Model:
         refuse_large("given", crystals, self.max_atoms)
         options = self.refinement(refine)
         if options.steps:
-            return torch.cat([part.latent for part in self._refined(crystals, options)])
-        parts = self._parts(len(crystals))
+            return join_refined(self._refined(crystals, options)).latent
+        parts = self._parts(crystals)
         with full_precision(self.device):  # whatever the caller's autocast is
             return torch.cat([self.module.encode(crystals.select(part)) for part in parts])
 
@@ -201,11 +211,11 @@ class Model:
         self, latent: Latents, options: ReconstructOptions | None = None
     ) -> Reconstruction:
         """`decode`, as tensors and with how far to trust them."""
-        return self._decoded(self._finite(latent), options)
+        return self._decoded(latents_given(latent, self.latent_dim, self.device), options)
 
     def _decoded(self, latent: Tensor, options: ReconstructOptions | None) -> Reconstruction:
         arguments = {} if options is None else {"options": options}
-        parts = [self.module.decode(latent[part], **arguments) for part in self._parts(len(latent))]
+        parts = [self.module.decode(latent[part], **arguments) for part in self._parts(latent)]
         return join_reconstructions(parts)
 
     def reconstruct(
@@ -238,17 +248,42 @@ class Model:
             InputError: as of `encode`; a crystal is too large if its primitive cell is too, or was
                 not asked for.
         """
+        return join_known(self.iter_reconstruct(structures, options, refine, setting))
+
+    def iter_reconstruct(
+        self,
+        structures: Sequence[Structure] | CrystalBatch,
+        options: ReconstructOptions | None = None,
+        refine: int | RefineOptions | None = None,
+        setting: Choice = "best",
+    ) -> Iterator[KnownPart]:
+        """`reconstruct`, as the crystals are done: those that take long hold up no others.
+
+        Args:
+            structures: as of `reconstruct`, like all that follows.
+            options: of the reconstruction.
+            refine: steps, or options.
+            setting: the cell.
+
+        Returns:
+            An iterator over positions (K,) among the B crystals, and what came back of them. Each
+            crystal comes once.
+
+        Raises:
+            InputError: as of `reconstruct`, at the call.
+        """
         crystals = self._crystals(structures)
         refinement = self.refinement(refine)
         walls = getattr(self.module, "walls", False)
         choice = choice_for(setting, walls)
         refuse_large(choice, crystals, self.max_atoms)
 
-        def back(some: CrystalBatch, judge: Judge) -> Reconstruction:
+        def back(some: CrystalBatch, judge: Judge) -> Iterator[Part]:
             if not refinement.steps:
-                return self.decode_crystals(self.encode(some), options)
-            refined = self._refined(some, refinement, options, judge)
-            return join_reconstructions([part.found for part in refined])
+                yield self._every(some), self.decode_crystals(self.encode(some), options)
+                return
+            for rows, refined in self._refined(some, refinement, options, judge):
+                yield rows, refined.found
 
         def faults_of(found: CrystalBatch, true: CrystalBatch) -> Tensor:
             limits = (refinement.tolerance, refinement.lattice_tolerance)
@@ -293,7 +328,7 @@ class Model:
         """
         if not hasattr(self.module, "fields"):
             raise InputError(f"a {type(self.module).__name__} has no position and species fields")
-        return self.module.fields(self._finite(latent))
+        return self.module.fields(latents_given(latent, self.latent_dim, self.device))
 
     def position_field(self, latent: Latents) -> Field:
         """Query (B, Q, 3) Å to displacements (B, Q, 3) Å to the nearest atom, both Cartesian."""
@@ -309,8 +344,8 @@ class Model:
         refinement: RefineOptions,
         options: ReconstructOptions | None = None,
         judge: Judge | None = None,
-    ) -> list[Refined]:
-        parts = self._parts(len(crystals))
+    ) -> Iterator[tuple[Int[Tensor, " k"], Refined]]:
+        parts = self._parts(crystals)
         return refine_parts(self.module, crystals, parts, refinement, options, judge)
 
     def _on_device(self, field: Field) -> Field:
@@ -320,43 +355,10 @@ class Model:
         return ask
 
     def _crystals(self, structures: Sequence[Structure] | CrystalBatch) -> CrystalBatch:
-        if hasattr(structures, "sites"):
-            raise InputError("give a list of Structures: [structure] for one")
-        if not isinstance(structures, CrystalBatch):
-            strange = [one for one in structures if not hasattr(one, "sites")]
-            if strange:
-                raise InputError(
-                    f"give pymatgen Structures, not a {type(strange[0]).__name__}; "
-                    "Structure.from_file reads one from a file"
-                )
-            structures = CrystalBatch.from_structures(structures)
-        highest = int(structures.atomic_numbers.max())
-        if highest > self.max_atomic_number:
-            raise InputError(
-                f"an atom has the atomic number {highest}, and this model knows elements up to "
-                f"{self.max_atomic_number}"
-            )
-        return right_handed(structures.to(self.device, torch.float32))
+        return crystals_given(structures, self.max_atomic_number, self.device)
 
-    def _checked(self, latent: Latents) -> Tensor:
-        latent = torch.as_tensor(latent, dtype=torch.float32, device=self.device)
-        if not len(latent):
-            raise InputError("no latents were given")
-        if latent.ndim != 2 or latent.shape[-1] != self.latent_dim:
-            raise InputError(
-                f"latents of this model have the shape (B, {self.latent_dim}), not "
-                f"{tuple(latent.shape)}"
-            )
-        return latent
+    def _every(self, some: Sized) -> Int[Tensor, " b"]:
+        return torch.arange(len(some), device=self.device)
 
-    def _finite(self, latent: Latents) -> Tensor:
-        latent = self._checked(latent)
-        broken = (~latent.isfinite().all(-1)).nonzero()
-        if len(broken):
-            raise InputError(
-                f"latent {int(broken[0])} of {len(latent)}, counted from 0, is not finite"
-            )
-        return latent
-
-    def _parts(self, count: int) -> Iterator[Tensor]:
-        yield from torch.arange(count, device=self.device).split(self.batch_size)
+    def _parts(self, some: Sized) -> Iterator[Int[Tensor, " k"]]:
+        yield from self._every(some).split(self.batch_size)

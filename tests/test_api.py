@@ -187,6 +187,20 @@ def test_crystals_that_are_too_large(model, structures):
         model.reconstruct([shaken])
 
 
+def test_crystals_come_one_by_one(model, structures):
+    crystals = nesf.CrystalBatch.from_structures(structures, ["a", "b", "c"])
+    whole = model.reconstruct(crystals)
+    came = []
+    for index, found in model.iter_reconstruct(crystals):
+        came += index.tolist()
+        assert found.crystals.ids == tuple("abc"[i] for i in index.tolist())
+        again = whole.select(index).crystals
+        assert torch.equal(found.crystals.cart_coords, again.cart_coords)
+    assert sorted(came) == [0, 1, 2]
+    with pytest.raises(InputError, match="a StandIn cannot be refined"):
+        model.iter_reconstruct(crystals, refine=3)  # at the call
+
+
 def test_faults_are_told(model, structures):
     found = model.reconstruct(structures)
     assert found.faults.tolist() == [0, 0, 0]

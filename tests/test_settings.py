@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,14 @@ from nesf.errors import InputError
 from nesf.exact import exact_fields
 from nesf.reconstruction.reconstruct import Reconstruction, reconstruct
 from nesf.reconstruction.settings import PrimitiveCells, _cosets, primitive_cells
-from nesf.reconstruction.settings_way import choice_for, reconstruct_in, refuse_large, too_large
+from nesf.reconstruction.settings_way import (
+    Part,
+    choice_for,
+    join_known,
+    reconstruct_in,
+    refuse_large,
+    too_large,
+)
 from nesf.scoring import count_faults
 
 
@@ -232,13 +240,15 @@ class Counted:
         self.limit = limit
         self.seen: list[list[int]] = []
 
-    def __call__(self, crystals: CrystalBatch, judge: object) -> Reconstruction:
+    def __call__(self, crystals: CrystalBatch, judge: object) -> Iterator[Part]:
         self.seen.append(crystals.num_atoms.tolist())
         found = reconstruct(exact_fields(crystals), ids=crystals.ids)
         large = found.crystals.num_atoms > self.limit
         last = torch.arange(found.crystals.mask.shape[1]) == found.crystals.num_atoms[:, None] - 1
         mask = found.crystals.mask & ~(last & large[:, None])
-        return replace(found, crystals=found.crystals.replace(mask=mask))
+        found = replace(found, crystals=found.crystals.replace(mask=mask))
+        backwards = torch.arange(len(crystals)).flip(0)  # no order is promised
+        yield from ((rows, found.select(rows)) for rows in backwards.split(1))
 
 
 def some() -> CrystalBatch:
@@ -249,7 +259,7 @@ def some() -> CrystalBatch:
 
 def test_best_takes_one_way_where_crystals_come_back() -> None:
     back = Counted(100)
-    found = reconstruct_in("best", some(), back, count_faults)
+    found = join_known(reconstruct_in("best", some(), back, count_faults))
     assert back.seen == [[2, 2], [8, 5]]  # large cells in their primitive ones first
     assert found.faults.tolist() == [0] * 4
     assert found.settings == ("given", "primitive", "given", "primitive")
@@ -258,7 +268,7 @@ def test_best_takes_one_way_where_crystals_come_back() -> None:
 
 def test_the_best_of_both_is_kept() -> None:
     back = Counted(5)
-    found = reconstruct_in("best", some(), back, count_faults)
+    found = join_known(reconstruct_in("best", some(), back, count_faults))
     assert back.seen == [[2, 2], [8, 5], [2]]
     assert found.faults.tolist() == [0] * 4
     assert found.settings == ("primitive", "primitive", "given", "primitive")
@@ -268,45 +278,75 @@ def test_the_best_of_both_is_kept() -> None:
     assert some_.crystals.ids == ("d", "a")
     # a large one that fails in its primitive cell is taken as given, too
     back = Counted(1)
-    reconstruct_in("best", some(), back, count_faults)
+    join_known(reconstruct_in("best", some(), back, count_faults))
     assert back.seen[:2] == [[2, 2], [8, 16, 5, 32]]
     # in neither cell a perovskite without its last atom; as given it stays
-    none = reconstruct_in("best", some(), Counted(1), count_faults)
+    none = join_known(reconstruct_in("best", some(), Counted(1), count_faults))
     assert none.settings[2] == "given"
     assert none.faults[2] > 0
 
 
+def test_crystals_come_as_they_are_done() -> None:
+    """Those without faults while others are still tried, each once, with ids and settings."""
+    back = Counted(5)
+    parts = reconstruct_in("best", some(), back, count_faults)
+    came = []
+    for index, known in parts:
+        assert len(index) == len(known.crystals) == len(known.faults) == len(known.settings)
+        assert known.faults.tolist() == [0] * len(index)
+        assert known.crystals.ids == tuple("abcd"[i] for i in index.tolist())
+        came.append((index.tolist(), len(back.seen), known.settings))
+    # in how many tries so far; "a" alone needs the last one
+    assert came == [
+        ([3], 1, ("primitive",)),
+        ([1], 1, ("primitive",)),
+        ([2], 2, ("given",)),
+        ([0], 3, ("primitive",)),
+    ]
+    # those that keep their faults come last, together
+    parts = reconstruct_in("best", some(), Counted(1), count_faults)
+    *_, (last, known) = parts
+    assert len(last) == 4
+    assert (known.faults > 0).all()
+
+
 def test_choices_and_limits() -> None:
     back = Counted(100)
-    found = reconstruct_in("best", some(), back, count_faults, max_atoms=16)
+    found = join_known(reconstruct_in("best", some(), back, count_faults, max_atoms=16))
     assert back.seen == [[2, 2], [8, 5]]
     assert found.settings == ("given", "primitive", "given", "primitive")
     assert found.crystals.num_atoms.tolist() == [8, 16, 5, 32]
     assert found.faults.tolist() == [0] * 4
-    alone = reconstruct_in("best", some(), Counted(8), count_faults, 16, retry=False)
+    alone = join_known(reconstruct_in("best", some(), Counted(8), count_faults, 16, retry=False))
     assert alone.settings == ("given", "given", "given", "primitive")
     assert alone.faults[1] > 0
     back = Counted(100)
-    small = reconstruct_in("primitive", some(), back, count_faults)
+    small = join_known(reconstruct_in("primitive", some(), back, count_faults))
     assert back.seen[0][:2] == [2, 2]
     assert small.faults.tolist() == [0] * 4
     assert small.settings[:2] == ("primitive", "primitive")
-    assert reconstruct_in("given", some(), Counted(8), count_faults).settings == ("given",) * 4
+    assert (
+        join_known(reconstruct_in("given", some(), Counted(8), count_faults)).settings
+        == ("given",) * 4
+    )
 
 
 def test_refinement_is_judged_in_the_cell_given() -> None:
     """A lattice error of the small cell that adds up in the large one is a fault."""
     judged = []
 
-    def back(crystals: CrystalBatch, judge) -> Reconstruction:
+    def back(crystals: CrystalBatch, judge) -> Iterator[Part]:
         strained = crystals.replace(lattice=crystals.lattice * 1.01)
         found = reconstruct(exact_fields(crystals), ids=crystals.ids)
         found = replace(found, crystals=found.crystals.replace(lattice=strained.lattice))
-        judged.append(judge(found, torch.arange(len(crystals))).tolist())
-        return found
+        every = torch.arange(len(crystals))
+        judged.append(judge(found, every).tolist())
+        yield every, found
 
-    reconstruct_in("primitive", batch(prototype("rock salt") * (4, 1, 1)), back, count_faults)
-    reconstruct_in("given", batch(prototype("iron")), back, count_faults)
+    join_known(
+        reconstruct_in("primitive", batch(prototype("rock salt") * (4, 1, 1)), back, count_faults)
+    )
+    join_known(reconstruct_in("given", batch(prototype("iron")), back, count_faults))
     assert judged == [[1], [0]]  # 4 x 5.64 Å off by 0.2 Å, and 2.87 Å by 0.03 Å
 
 

@@ -6,7 +6,7 @@ origin, and the side. `BoxModel` writes them side by side as the latent of the b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nesf.api import Latents, Model
+from nesf.api import Model
 from nesf.boxes.placement import Placements
 from nesf.boxes.way import (
     BoxWayOptions,
@@ -26,8 +26,15 @@ from nesf.boxes.way import (
 from nesf.crystal import CrystalBatch
 from nesf.errors import InputError
 from nesf.fields import CrystalFields
+from nesf.given import Latents, latents_given
 from nesf.reconstruction.reconstruct import Reconstruction, ReconstructOptions
-from nesf.reconstruction.settings_way import Choice, KnownReconstruction, choice_for, settings_of
+from nesf.reconstruction.settings_way import (
+    Choice,
+    KnownPart,
+    KnownReconstruction,
+    choice_for,
+    settings_of,
+)
 from nesf.refinement.refine import RefineOptions
 from nesf.scoring import count_faults
 
@@ -106,7 +113,8 @@ class BoxModel(Model):
         self, latent: Latents, options: ReconstructOptions | None = None
     ) -> Reconstruction:
         """Boxes, and how far to trust them; one without a repeat, of NaN, comes without atoms."""
-        code, numbers = self._checked(latent).split([self.crystals.latent_dim, _PLACEMENT], -1)
+        latent = latents_given(latent, self.latent_dim, self.device, all_finite=False)
+        code, numbers = latent.split([self.crystals.latent_dim, _PLACEMENT], -1)
         found = self.crystals._decoded(code, options)
         return in_boxes(found, Placements.of_numbers(numbers.cpu().double()))
 
@@ -138,7 +146,25 @@ class BoxModel(Model):
             self._refusals,
         )
         faults = count_faults(found.crystals, boxes, walls=True)
-        return KnownReconstruction(**vars(found), faults=faults, settings=settings_of(found))
+        return KnownReconstruction.of(found, boxes.ids, faults, settings_of(found))
+
+    def iter_reconstruct(
+        self,
+        structures: Sequence[Structure] | CrystalBatch,
+        options: ReconstructOptions | None = None,
+        refine: int | RefineOptions | None = None,
+        setting: Choice = "best",
+    ) -> Iterator[KnownPart]:
+        """`reconstruct`, all boxes at once: they are tried again together.
+
+        Args:
+            structures: as of `reconstruct`, like all that follows.
+            options: of the reconstruction.
+            refine: steps, or options.
+            setting: the cell.
+        """
+        found = self.reconstruct(structures, options, refine, setting)
+        return iter([(torch.arange(len(found.crystals)), found)])
 
     def fields(self, latent: Latents) -> CrystalFields:
         """Those of the crystals: ask `crystals`, the model behind this one.

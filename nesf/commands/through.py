@@ -66,22 +66,30 @@ def reconstruct_rows(
         tally.skipped = len(writer.done)
         batches = batches_of_rows(given, run.batch_size, tally, writer.done, way.refines)
         for rows, crystals in _fitting(batches, way, tally):
-            found = way.back(crystals)
-            reasons = way.refusals(crystals, (~found.crystals.mask.any(-1)).tolist())
-            true = standardised(crystals.to(found.crystals.device))
-            # exact fields are of the cell as it was given
-            back = found.crystals if way.walls else standardised(found.crystals)
-            apart = residuals(back, true, way.walls).tolist()
-            known = {
-                "faults": count_faults(back, true, walls=way.walls).tolist(),
-                "residual": [round(r, 5) for r in apart],
-                "setting": settings_of(found),
-            }
-            sources = [(row.source, row.row, row.id) for row in rows]
-            _write(writer, found, sources, tally, reasons, known)
-            bar.update(tally.seen - bar.n)
+            for index, found in way.back(crystals):
+                done = [rows[i] for i in index.tolist()]
+                sources = [(row.source, row.row, row.id) for row in done]
+                reasons, known = _compared(way, crystals.select(index), found)
+                _write(writer, found, sources, tally, reasons, known)
+                bar.update(tally.seen - bar.n)
         bar.update(tally.seen - bar.n)
     return work.finish(tally)
+
+
+def _compared(
+    way: Way, crystals: CrystalBatch, found: Reconstruction
+) -> tuple[list[str | None], dict[str, Sequence[Any]]]:
+    """Why crystals have not come back, and how those that have compare with what was given."""
+    reasons = way.refusals(crystals, (~found.crystals.mask.any(-1)).tolist())
+    true = standardised(crystals.to(found.crystals.device))
+    # exact fields are of the cell as it was given
+    back = found.crystals if way.walls else standardised(found.crystals)
+    apart = residuals(back, true, way.walls).tolist()
+    return reasons, {
+        "faults": count_faults(back, true, walls=way.walls).tolist(),
+        "residual": [round(r, 5) for r in apart],
+        "setting": settings_of(found),
+    }
 
 
 def _fitting(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from nesf.exact import exact_fields
 from nesf.memory import keep_freed_memory
 from nesf.ranks.environment import Ranks
 from nesf.reconstruction.reconstruct import Reconstruction, ReconstructOptions, reconstruct
-from nesf.reconstruction.settings_way import Choice, choice_for
+from nesf.reconstruction.settings_way import Choice, Part, choice_for
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class Way:
     """How crystals are taken from themselves back to themselves.
 
     Attributes:
-        back: what becomes of a batch.
+        back: what becomes of a batch: positions of crystals in it, and what came back of them, as
+            they are done. Each crystal comes once.
         model: which takes them there; None for exact fields.
         walls: they are boxes, without periodic images.
         why: without a model, tells for each crystal why it cannot be given back, or None.
@@ -69,7 +70,7 @@ class Way:
         made_by: what crystals are that have gone it, for `nesf.data.made_by`.
     """
 
-    back: Callable[[CrystalBatch], Reconstruction]
+    back: Callable[[CrystalBatch], Iterator[Part]]
     model: api.Model | None = None
     walls: bool = False
     why: Callable[[CrystalBatch], list[str | None]] | None = None
@@ -124,10 +125,10 @@ def model_way(
     walls = boxes or getattr(loaded.module, "walls", False)
     choice = choice_for(setting, walls)
 
-    def back(crystals: CrystalBatch) -> Reconstruction:
+    def back(crystals: CrystalBatch) -> Iterator[Part]:
         if walls:
-            return loaded.reconstruct(crystals, options, refine)
-        return loaded.reconstruct(crystals, options, refine, choice)
+            return loaded.iter_reconstruct(crystals, options, refine)
+        return loaded.iter_reconstruct(crystals, options, refine, choice)
 
     told = {"refine": steps, "setting": choice, "cell": cell, "boxes": boxes or None}
     made = {**made_by("reconstruct", run.seed, changes, told), **known}
@@ -167,9 +168,16 @@ def exact_way(
     made = made_by("reconstruct", run.seed, changes, told)
     if boxes:
         return Way(
-            lambda given: reconstruct_boxes(given, back),
+            at_once(lambda given: reconstruct_boxes(given, back)),
             walls=True,
             why=lambda given: list(find_repeats(given).reasons),
             made_by=made,
         )
-    return Way(back, walls=options.walls, made_by=made)
+    return Way(at_once(back), walls=options.walls, made_by=made)
+
+
+def at_once(
+    back: Callable[[CrystalBatch], Reconstruction],
+) -> Callable[[CrystalBatch], Iterator[Part]]:
+    """What takes a whole batch there and back, for `Way`."""
+    return lambda crystals: iter([(torch.arange(len(crystals)), back(crystals))])

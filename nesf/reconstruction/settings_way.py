@@ -6,7 +6,7 @@ are known here, and the cell in which one is written is a part of the answer, li
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -22,8 +22,12 @@ from nesf.refinement.refine import Judge
 
 Setting = Literal["given", "primitive"]
 Choice = Literal["given", "primitive", "best"]
-# takes crystals there and back, with what tells how near to the given ones they have come
-Back = Callable[[CrystalBatch, Judge], Reconstruction]
+# positions (K,) of crystals, and what came back of them
+Part = tuple[Int[Tensor, " k"], Reconstruction]
+KnownPart = tuple[Int[Tensor, " k"], "KnownReconstruction"]
+# takes crystals there and back, with what tells how near to the given ones they have come, and
+# gives each of them once, as they are done
+Back = Callable[[CrystalBatch, Judge], Iterator[Part]]
 FaultsOf = Callable[[CrystalBatch, CrystalBatch], Tensor]  # of found and true crystals, (B,)
 
 # a cell of more atoms takes long as it is, and a smaller one with the same crystal does not
@@ -44,6 +48,24 @@ class KnownReconstruction(Reconstruction):
     faults: Int[Tensor, " b"]
     settings: tuple[Setting, ...]
 
+    @staticmethod
+    def of(
+        found: Reconstruction,
+        ids: Sequence[str],
+        faults: Int[Tensor, " b"],
+        settings: Sequence[Setting],
+    ) -> KnownReconstruction:
+        """What was found of B crystals with these ids, and how it compares with them."""
+        return KnownReconstruction(
+            found.crystals.replace(ids=tuple(ids)),
+            found.site_spread,
+            found.site_size,
+            found.count_agrees,
+            found.confidence,
+            faults,
+            tuple(settings),
+        )
+
     def select(self, index: Int[Tensor, " k"]) -> KnownReconstruction:
         """Those at the positions `index`, in that order."""
         some = vars(super().select(index))
@@ -58,7 +80,7 @@ def reconstruct_in(
     faults_of: FaultsOf,
     max_atoms: int | None = None,
     retry: bool = True,
-) -> KnownReconstruction:
+) -> Iterator[KnownPart]:
     """Give crystals back through whatever gives back what is written well.
 
     Args:
@@ -67,29 +89,47 @@ def reconstruct_in(
             faults in their primitive cells, of which that with fewer faults is kept; the other way
             round where a cell of more than `PRIMITIVE_FIRST` atoms has a smaller primitive one.
         crystals: B crystals, none of them larger than `back` can take in the cells chosen.
-        back: takes crystals there and back, order kept. What it is to judge its results by counts
-            their faults in the cells given: errors of a small cell add up in a large one.
+        back: takes crystals there and back. What it is to judge its results by counts their faults
+            in the cells given: errors of a small cell add up in a large one.
         faults_of: counts what is wrong with crystals that came back.
         max_atoms: `best` takes larger cells to their primitive ones at once.
         retry: `best` tries those with faults again; otherwise only those that are too large go
             through their primitive cells.
+
+    Yields:
+        Positions (K,) of crystals that nothing more is done with, and the best that came back of
+        them, ids kept. Each crystal comes once, those that keep faults last.
     """
     tried = _Tried(crystals, back, faults_of)
     everything = torch.arange(len(crystals), device=crystals.device)
-    large = _larger(crystals, max_atoms)
     if choice == "primitive":
-        tried.primitive(everything)
-        tried.given((tried.place < 0).nonzero().squeeze(-1))
-        return tried.best()
-    if choice == "given":
-        tried.given(everything)
-        return tried.best()
-    first = large | _reducible(crystals) if retry else large
-    tried.primitive(first.nonzero().squeeze(-1))
-    tried.given((~large & (tried.faults > 0)).nonzero().squeeze(-1))
-    if retry:
-        tried.primitive((~first & (tried.faults > 0)).nonzero().squeeze(-1))
-    return tried.best()
+        yield from tried.primitive(everything)
+        yield from tried.given((tried.place < 0).nonzero().squeeze(-1))
+    elif choice == "given":
+        yield from tried.given(everything)
+    else:
+        large = _larger(crystals, max_atoms)
+        first = large | _reducible(crystals) if retry else large
+        yield from tried.primitive(first.nonzero().squeeze(-1))
+        yield from tried.given((~large & (tried.faults > 0)).nonzero().squeeze(-1))
+        if retry:
+            yield from tried.primitive((~first & (tried.faults > 0)).nonzero().squeeze(-1))
+    yield from tried.rest()
+
+
+def join_known(parts: Iterable[KnownPart]) -> KnownReconstruction:
+    """What came back of all crystals, in their order.
+
+    Args:
+        parts: of a `reconstruct_in` that has at least one crystal.
+    """
+    rows, known = zip(*parts, strict=True)
+    order = torch.cat(rows).argsort()
+    found = join_reconstructions(known)
+    ids = [name for one in known for name in one.crystals.ids]
+    faults = torch.cat([one.faults for one in known])
+    settings = [setting for one in known for setting in one.settings]
+    return KnownReconstruction.of(found, ids, faults, settings).select(order)
 
 
 def settings_of(found: Reconstruction) -> tuple[Setting, ...]:
@@ -171,7 +211,12 @@ def _reducible(crystals: CrystalBatch) -> Bool[Tensor, " b"]:
 
 
 class _Tried:
-    """What has come of B crystals so far: all that was found, and which of it is the best."""
+    """What has come of B crystals so far: all that was found, and which of it is the best.
+
+    Attributes:
+        faults: (B,) of the best of each.
+        place: (B,) of that in all that was found; -1 where nothing was tried.
+    """
 
     def __init__(self, crystals: CrystalBatch, back: Back, faults_of: FaultsOf) -> None:
         self.crystals, self.back, self.faults_of = crystals, back, faults_of
@@ -179,22 +224,23 @@ class _Tried:
         count, device = len(crystals), crystals.device
         most = torch.iinfo(torch.long).max
         self.faults = torch.full((count,), most, device=device)
-        self.place = torch.full((count,), -1, device=device)  # of the best one in what was found
-        self.settings: list[Setting] = ["given"] * count
-        self.found: list[Reconstruction] = []
+        self.place = torch.full((count,), -1, device=device)
+        self._settings: list[Setting] = ["given"] * count
+        self._found: list[Reconstruction] = []
 
-    def given(self, index: Int[Tensor, " k"]) -> None:
-        """Take some of the crystals there and back as they are."""
+    def given(self, index: Int[Tensor, " k"]) -> Iterator[KnownPart]:
+        """Take some of the crystals there and back as they are; those without faults are done."""
         if not len(index):
             return
 
         def judge(found: Reconstruction, rows: Tensor) -> Tensor:
             return self._faults(found, index[rows])
 
-        self._keep(index, self.back(self.crystals.select(index), judge), "given")
+        for rows, found in self.back(self.crystals.select(index), judge):
+            yield from self._keep(index[rows], found, "given")
 
-    def primitive(self, index: Int[Tensor, " k"]) -> None:
-        """Take those of some crystals there and back that have a primitive cell of their own."""
+    def primitive(self, index: Int[Tensor, " k"]) -> Iterator[KnownPart]:
+        """Likewise those of some crystals that have a primitive cell of their own, through that."""
         if not len(index):
             return
         cells = primitive_cells(self.crystals.select(index))
@@ -205,26 +251,36 @@ class _Tried:
         def judge(found: Reconstruction, rows: Tensor) -> Tensor:
             return self._faults(cells.select(rows).back(found), index[rows])
 
-        self._keep(index, cells.back(self.back(cells.crystals, judge)), "primitive")
+        for rows, found in self.back(cells.crystals, judge):
+            yield from self._keep(index[rows], cells.select(rows).back(found), "primitive")
+
+    def rest(self) -> Iterator[KnownPart]:
+        """The best of those that are left."""
+        index = (self.faults > 0).nonzero().squeeze(-1)
+        if len(index):
+            found = join_reconstructions(self._found).select(self.place[index])
+            yield index, self._known(index, found)
 
     def _faults(self, found: Reconstruction, index: Int[Tensor, " k"]) -> Int[Tensor, " k"]:
         return self.faults_of(found.crystals, self.true.select(index))
 
-    def _keep(self, index: Int[Tensor, " k"], new: Reconstruction, setting: Setting) -> None:
+    def _keep(
+        self, index: Int[Tensor, " k"], new: Reconstruction, setting: Setting
+    ) -> Iterator[KnownPart]:
         wrong = self._faults(new, index)
         better = wrong < self.faults[index]
-        before = sum(len(one.crystals) for one in self.found)
+        before = sum(len(one.crystals) for one in self._found)
         self.place[index[better]] = before + better.nonzero().squeeze(-1)
         self.faults[index[better]] = wrong[better]
         for i in index[better].tolist():
-            self.settings[i] = setting
-        self.found.append(new)
+            self._settings[i] = setting
+        self._found.append(new)
+        done = (wrong == 0).nonzero().squeeze(-1)
+        if len(done):
+            yield index[done], self._known(index[done], new.select(done))
 
-    def best(self) -> KnownReconstruction:
-        """The best of each, ids kept."""
-        found = join_reconstructions(self.found).select(self.place)
-        named = found.crystals.replace(ids=self.crystals.ids)
-        return KnownReconstruction(
-            **vars(found) | {"crystals": named, "faults": self.faults},
-            settings=tuple(self.settings),
-        )
+    def _known(self, index: Int[Tensor, " k"], found: Reconstruction) -> KnownReconstruction:
+        rows = index.tolist()
+        ids = [self.crystals.ids[i] for i in rows]
+        settings = [self._settings[i] for i in rows]
+        return KnownReconstruction.of(found, ids, self.faults[index], settings)

@@ -9,7 +9,7 @@ as they are, and the latent remains all that the decoder is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,8 @@ __all__ = [
     "Judge",
     "RefineOptions",
     "Refined",
+    "iter_refined",
+    "join_refined",
     "refine_latents",
     "refine_parts",
     "refinement_for",
@@ -79,6 +81,23 @@ def refine_latents(
         judge: counts the faults (K,) of K reconstructions, those of the crystals at an index (K,);
             by default `count_faults` with the tolerances of the options.
     """
+    return join_refined(iter_refined(model, crystals, latent, decode, options, judge))
+
+
+def iter_refined(
+    model: NeSF,
+    crystals: CrystalBatch,
+    latent: Float[Tensor, "b l"],
+    decode: Callable[[Tensor], Reconstruction],
+    options: RefineOptions,
+    judge: Judge | None = None,
+) -> Iterator[tuple[Int[Tensor, " k"], Refined]]:
+    """`refine_latents`, crystal by crystal as they are done.
+
+    Yields:
+        Positions (K,) of crystals that nothing more is done with, and what became of them. Each
+        crystal comes once, those that keep faults last.
+    """
     crystals = standardised(crystals)
     every = torch.arange(len(latent), device=latent.device)
     best, taken = latent.clone(), torch.zeros_like(every)
@@ -100,6 +119,9 @@ def refine_latents(
         found.append(again)
         return again
 
+    def result(rows: Tensor, back: Reconstruction) -> tuple[Tensor, Refined]:
+        return rows, Refined(best[rows], back, faults[rows], taken[rows])
+
     seen, learned, told = model.seen(crystals, latent)
     fit, open_ = LatentFit(model, seen, learned, options), every
     unread = torch.ones_like(every, dtype=torch.bool)  # of which the encoder's latents
@@ -112,6 +134,9 @@ def refine_latents(
             some = torch.cat([fit.latent[tried], told[rows]], dim=-1)
             again = look(rows, some)
             fit.ask_where_wrong(tried.nonzero().squeeze(-1), model.seen(again.crystals, some)[0])
+            done = (faults[rows] == 0).nonzero().squeeze(-1)
+            if len(done):
+                yield result(rows[done], again.select(done))
             still = faults[open_] > 0
             fit.keep(still)
             open_ = open_[still]
@@ -123,7 +148,8 @@ def refine_latents(
     rows = (unread & (faults > 0)).nonzero().squeeze(-1)
     if len(rows):
         look(rows, latent[rows])
-    return Refined(best, join_reconstructions(found).select(place), faults, taken)
+    if len(open_):
+        yield result(open_, join_reconstructions(found).select(place[open_]))
 
 
 @torch.no_grad()
@@ -134,27 +160,50 @@ def refine_parts(
     refinement: RefineOptions,
     options: ReconstructOptions | None = None,
     judge: Judge | None = None,
-) -> list[Refined]:
+) -> Iterator[tuple[Int[Tensor, " k"], Refined]]:
     """Encode crystals and fit their latents, a part of them at a time.
 
     Args:
         model: encoder and decoders.
         crystals: B crystals.
-        parts: positions of those that are done at once.
+        parts: positions of those that are fitted together.
         refinement: every knob.
         options: of the reconstruction, instead of the model's own.
         judge: as of `refine_latents`, told positions among all B.
+
+    Yields:
+        As of `iter_refined`, positions among all B.
     """
 
     def decode(latent: Tensor) -> Reconstruction:
         return model.decode(latent, options)
 
-    def refined(part: Tensor) -> Refined:
+    for part in parts:
         some = crystals.select(part)
-        judge_part = judge and (lambda found, rows: judge(found, part[rows]))
-        return refine_latents(model, some, model.encode(some), decode, refinement, judge_part)
+        judge_part = judge and _judge_of(judge, part)
+        latent = model.encode(some)
+        for rows, refined in iter_refined(model, some, latent, decode, refinement, judge_part):
+            yield part[rows], refined
 
-    return [refined(part) for part in parts]
+
+def join_refined(parts: Iterable[tuple[Int[Tensor, " k"], Refined]]) -> Refined:
+    """What became of all crystals, in their order.
+
+    Args:
+        parts: of a `iter_refined` that has at least one crystal.
+    """
+    rows, refined = zip(*parts, strict=True)
+    order = torch.cat(rows).argsort()
+    return Refined(
+        torch.cat([one.latent for one in refined])[order],
+        join_reconstructions([one.found for one in refined]).select(order),
+        torch.cat([one.faults for one in refined])[order],
+        torch.cat([one.steps for one in refined])[order],
+    )
+
+
+def _judge_of(judge: Judge, part: Tensor) -> Judge:
+    return lambda found, rows: judge(found, part[rows])
 
 
 def refinement_for(model: nn.Module, steps: int | RefineOptions | None) -> RefineOptions:

@@ -10,6 +10,7 @@ import time
 
 from command_line import complaint, nesf, rows_of, table
 
+from nesf.api import Model
 from nesf.data.output_lock import OutputLock
 
 
@@ -40,6 +41,26 @@ def test_resume_skips_what_is_done(tmp_path, monkeypatch, capsys):
     assert "3 reconstructed (6 were there already), 1 rejected" in capsys.readouterr().out
     assert broken.read_bytes() == straight.read_bytes()
     assert rows_of(broken.with_name("out.rejected.csv")).keys() == {"c1"}
+
+
+def test_what_is_done_is_written_while_others_are_refined(tmp_path, monkeypatch, model_file):
+    """An interrupt in a batch, some crystals of which were done."""
+    source, out = table(tmp_path / "in.csv", 4), tmp_path / "out.csv"
+    whole = Model.iter_reconstruct
+
+    def stopped(*arguments):
+        for index, found in whole(*arguments):
+            for one in index.flip(0)[:2].split(1):
+                yield index[one], found.select(one)
+        raise KeyboardInterrupt
+
+    words = ("reconstruct", source, "--model", model_file, "--output", out)
+    monkeypatch.setattr(Model, "iter_reconstruct", stopped)
+    assert nesf(*words) == 130
+    assert list(rows_of(out)) == ["c3", "c2"]
+    monkeypatch.setattr(Model, "iter_reconstruct", whole)
+    assert nesf(*words, "--resume") == 0
+    assert sorted(rows_of(out)) == ["c0", "c1", "c2", "c3"]
 
 
 def child(*words: object, **options: object) -> subprocess.Popen[str]:

@@ -17,7 +17,12 @@ from nesf.crystal import CrystalBatch
 from nesf.errors import InputError
 from nesf.reconstruction.reconstruct import Reconstruction, join_reconstructions
 from nesf.refinement.latent_fit import LatentFit
-from nesf.refinement.refine import RefineOptions, refine_latents
+from nesf.refinement.refine import (
+    RefineOptions,
+    iter_refined,
+    join_refined,
+    refine_latents,
+)
 
 
 def right_fields(first_only: bool = False) -> Callable[[LatentFit], torch.Tensor]:
@@ -87,8 +92,13 @@ def test_what_is_done_leaves(
 
     monkeypatch.setattr(LatentFit, "fields_right", right_fields())
     options = RefineOptions(steps=9, first_steps=2, check_growth=1.6)
-    refined = refine_latents(model, crystals, model.encode(crystals), decode, options)
+    came, parts = [], []
+    for part in iter_refined(model, crystals, model.encode(crystals), decode, options):
+        came.append((part[0].tolist(), len(sizes)))
+        parts.append(part)
     assert sizes == [5, 5, 4, 3, 2, 1]
+    assert came == [([0], 2), ([1], 3), ([2], 4), ([3], 5), ([4], 6)]  # at once, each of them
+    refined = join_refined(reversed(parts))
     assert refined.steps.tolist() == [1, 2, 4, 7, 9]
     assert refined.faults.tolist() == [0] * 5
 
