@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -261,12 +261,26 @@ class Shards:
 
 
 def _crystals(path: Path) -> Iterator[Entry]:
-    with path.open(encoding="utf-8", newline="\n") as lines:
+    """The crystals of a shard in order: they were written as they were done."""
+    form, start = ShardFormat({}), 0
+
+    def lines(file: BinaryIO) -> Iterator[str]:
+        nonlocal start
+        end = 0
+        for line in file:
+            start, end = end, end + len(line)
+            yield line.decode()
+
+    with path.open("rb") as file:
         try:
-            for _, fields in ShardFormat({}).scan(lines):
-                if fields is not None:
-                    number, name, content = fields
-                    yield Entry(int(number), name, content)
+            found = form.scan(lines(file))
+            places = sorted((int(fields[0]), start) for _, fields in found if fields is not None)
+            for number, place in places:
+                file.seek(place)
+                ((_, fields),) = form.scan([file.readline().decode()])
+                assert fields is not None
+                _, name, content = fields
+                yield Entry(number, name, content)
         except (InputError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is no shard, or is damaged; remove it") from error
 

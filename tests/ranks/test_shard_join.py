@@ -60,3 +60,19 @@ def test_every_row_is_there_once(total, size, data):
         doubled = [*streams, [Entry(lost, "x", "x")]]
         with pytest.raises(InputError, match=f"row {lost + 1} is there twice"):
             list(shards.join([iter(stream) for stream in doubled], told))
+
+
+def test_crystals_of_a_shard_come_in_order(tmp_path):
+    """They are written as they are done, the last line torn by whatever ended the run."""
+    shards = Shards(tmp_path / "out.csv")
+    shards.folder.mkdir()
+    path = shards.new_path(0)
+    lines = [f'{n}\t"Å {n}"\t{{"number": {n}}}\n' for n in (4, 0, 12, 2)]
+    path.write_text("made by\t{}\n" + "".join(lines) + '6\t"c', encoding="utf-8")
+    (found,) = shards.crystals()
+    assert [(entry.number, entry.name, entry.result) for entry in found] == [
+        (n, f"Å {n}", f'{{"number": {n}}}\n') for n in (0, 2, 4, 12)
+    ]
+    path.write_bytes(path.read_bytes() + b"\xff\n")
+    with pytest.raises(InputError, match="is no shard, or is damaged"):
+        list(shards.crystals()[0])
