@@ -59,7 +59,12 @@ VERBS = {
         resumes=RESUME,
         shared=True,
     ),
-    "encode": Verb("nesf.commands.models:encode_files", "crystals to latents (.npz)", shared=True),
+    "encode": Verb(
+        "nesf.commands.models:encode_files",
+        "crystals to latents (.npz)",
+        resumes=RESUME,
+        shared=True,
+    ),
     "decode": Verb("nesf.commands.models:decode_files", "latents to crystals", resumes=RESUME),
     "perturb": Verb(
         "nesf.generation.commands:perturb_files",

@@ -97,6 +97,8 @@ def encode_files(
     output: str,
     refine: int = 0,
     boxes: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
     batch_size: int = 128,
     device: str = "auto",
     seed: int = 0,
@@ -114,6 +116,8 @@ def encode_files(
             decode to it; 0 takes the encoder's latents.
         boxes: the crystals are boxes cut from repeating ones, as of `nesf reconstruct`; 13 numbers
             of where the crystal lies in its box follow its latent.
+        resume: go on with an interrupted run; crystals whose latents are there are skipped.
+        overwrite: replace the output of an earlier run.
         batch_size: crystals at once.
         device: cpu, cuda, cuda:0, ... or auto.
         seed: of PyTorch's generator, where a model draws.
@@ -123,6 +127,7 @@ def encode_files(
     check_arguments(inputs, output, batch_size)
     from nesf.commands.through import encode_rows
     from nesf.commands.ways import Run
+    from nesf.data.latent_file import refuse_earlier_latents
     from nesf.data.outputs import make_ready
     from nesf.latents import Latents
     from nesf.ranks.sharded import share
@@ -134,9 +139,10 @@ def encode_files(
     run = Run(batch_size, device, seed, progress)
     return share(
         output,
-        False,
+        resume,
         lambda work: encode_rows(work, inputs, read, model, refine, run, boxes),
-        overwrite=True,  # of a file that is replaced as a whole or not at all
+        overwrite,
+        refuse_earlier_latents,
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from nesf.commands.identity import identity, made_by
 from nesf.commands.parts import (
@@ -133,27 +133,29 @@ def encode_rows(
     run = run.on(work.ranks)
     loaded = run.load(model, boxes)
     tally = Tally("encoded")
-    ids: list[str] = []
-    latents: list[Tensor] = []
-    found = work.read(inputs, reading_for(read, loaded))
+    told = {"refine": refine, "cell": read.cell, "boxes": boxes or None}
+    made = {**made_by("encode", run.seed, {}, told), **identity(model, loaded)}
+    given = work.read(inputs, reading_for(read, loaded))
     loaded.refinement(refine)  # refuses what cannot be refined
-    with progress_bar("encoding", run.progress) as bar:
-        for rows in batches_of_rows(found, run.batch_size, tally):
+    total = rows_in(inputs, work.ranks) if run.progress else None
+    with (
+        work.latent_writer(loaded.latent_dim, made) as writer,
+        progress_bar("encoding", run.progress, total) as bar,
+    ):
+        tally.skipped = len(writer.done)
+        for rows in batches_of_rows(given, run.batch_size, tally, writer.done, refine > 0):
             crystals = batch_of_rows(rows, loaded)
-            latent = loaded.encode(crystals, refine).float().cpu()
-            finite = latent.isfinite().all(-1)
-            latents.append(latent[finite])
+            latent = loaded.encode(crystals, refine).float().cpu().numpy()
             reasons = loaded.refusals(crystals)
-            for row, good, reason in zip(rows, finite.tolist(), reasons, strict=True):
-                if good:
-                    ids.append(row.id)
+            for row, one, reason in zip(rows, latent, reasons, strict=True):
+                if np.isfinite(one).all():
+                    writer.write(row.id, one)
+                    tally.done += 1
                 else:
-                    told = reason or NOT_FINITE
-                    tally.rejected.append(Rejected(row.source, row.row, row.id, told))
-            bar.update(len(rows))
-    tally.done = len(ids)
-    together = torch.cat(latents) if latents else torch.zeros(0, loaded.latent_dim)
-    work.save_latents(Latents(tuple(ids), together.numpy()))
+                    why = reason or NOT_FINITE
+                    tally.rejected.append(Rejected(row.source, row.row, row.id, why))
+            bar.update(tally.seen - bar.n)
+        bar.update(tally.seen - bar.n)
     return work.finish(tally)
 
 

@@ -12,7 +12,7 @@ from io import BytesIO, FileIO
 from pathlib import Path
 
 from nesf.atomic import atomic_write
-from nesf.data.writer_formats import RowFormat
+from nesf.data.writer_formats import Scannable
 from nesf.errors import InputError
 
 
@@ -23,11 +23,11 @@ class AppendFile:
     after every piece.
 
     Attributes:
-        found: what `RowFormat.scan` told of the whole parts of a file that is resumed.
+        found: what `Scannable.scan` told of the whole parts of a file that is resumed.
         is_empty: nothing is in it.
     """
 
-    def __init__(self, path: Path, row_format: RowFormat, resume: bool) -> None:
+    def __init__(self, path: Path, row_format: Scannable, resume: bool) -> None:
         self.path = path
         self.found: list[tuple[str, ...]] = []
         self._compressor = zlib.compressobj(wbits=31) if path.suffix == ".gz" else None
@@ -82,7 +82,7 @@ def write_all(file: FileIO, data: bytes) -> None:
         view = view[file.write(view) or 0 :]
 
 
-def whole_parts(path: Path, row_format: RowFormat) -> tuple[bytes, list[tuple[str, ...]]]:
+def whole_parts(path: Path, row_format: Scannable) -> tuple[bytes, list[tuple[str, ...]]]:
     """An earlier output without its torn end, and what its parts are."""
     data = path.read_bytes()
     if path.suffix == ".gz":
@@ -100,7 +100,7 @@ def whole_parts(path: Path, row_format: RowFormat) -> tuple[bytes, list[tuple[st
     return b"".join(lines[:count]) if found else b"", found
 
 
-def more_than_header(path: Path, row_format: RowFormat) -> bool:
+def more_than_header(path: Path, row_format: Scannable) -> bool:
     """Whether a file holds anything but a header of ours, told from its beginning alone."""
     with one_sentence(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         lines = (line.decode("utf-8", errors="surrogateescape") for line in file)

@@ -24,14 +24,8 @@ _CRYSTAL_COLUMNS = ("material_id", "cif")
 
 
 @runtime_checkable
-class RowFormat(Protocol):
-    """How crystals become text, one after another."""
-
-    def begin(self, info: Sequence[str]) -> str:
-        """What stands before the first crystal, whose info has these names."""
-
-    def row(self, name: str, structure: Structure, info: dict[str, Any]) -> str:
-        """One crystal, ending in a newline."""
+class Scannable(Protocol):
+    """Knows the whole parts of a file, the end of which may be torn."""
 
     def scan(self, lines: Iterable[str]) -> Iterator[tuple[int, tuple[str, ...] | None]]:
         """The whole parts of an earlier output.
@@ -46,6 +40,17 @@ class RowFormat(Protocol):
         Raises:
             InputError: this is no output of ours.
         """
+
+
+@runtime_checkable
+class RowFormat(Scannable, Protocol):
+    """How crystals become text, one after another."""
+
+    def begin(self, info: Sequence[str]) -> str:
+        """What stands before the first crystal, whose info has these names."""
+
+    def row(self, name: str, structure: Structure, info: dict[str, Any]) -> str:
+        """One crystal, ending in a newline."""
 
 
 class CsvFormat:

@@ -9,30 +9,35 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nesf.commands.tally import Tally
 from nesf.data.files import InputFile, find_files
+from nesf.data.latent_file import LatentFile, LatentWriter, from_text
 from nesf.data.made_by import MadeBy
+from nesf.data.outputs import refuse_earlier
 from nesf.data.readers import iter_crystals
 from nesf.data.records import ReadOptions, Rejected, Row
 from nesf.data.writers import CrystalWriter, StreamWriter, open_writer
 from nesf.errors import InputError
-from nesf.latents import Latents
 from nesf.ranks.environment import Ranks, ranks_here
 from nesf.ranks.meeting import Meeting
-from nesf.ranks.shards import ShardFormat, Shards
+from nesf.ranks.shards import LatentShard, ShardFormat, Shards
 
 SIZED_FILES = 1000
 _SUMMED = ("done", "skipped", "faulty")  # of the tallies of all ranks
 
 
-def share(output: str, resume: bool, job: Callable[[Work], int], overwrite: bool = False) -> int:
+def share(
+    output: str,
+    resume: bool,
+    job: Callable[[Work], int],
+    overwrite: bool = False,
+    refuse: Callable[[str | Path], None] = refuse_earlier,
+) -> int:
     """Do a job in one process, or in as many ranks as were started.
 
     Args:
@@ -40,6 +45,7 @@ def share(output: str, resume: bool, job: Callable[[Work], int], overwrite: bool
         resume: go on with what an interrupted run has left.
         job: takes the `Work` to read from and write to, and returns what its `finish` does.
         overwrite: replace what the output holds of an earlier run.
+        refuse: raises an InputError if the output holds something.
 
     Returns:
         The exit code, the same for all ranks.
@@ -55,7 +61,7 @@ def share(output: str, resume: bool, job: Callable[[Work], int], overwrite: bool
 
     def prepare() -> dict[str, Any]:
         try:
-            found = shards.prepare(resume, overwrite)
+            found = shards.prepare(resume, overwrite, refuse)
         except InputError as error:  # raised below, where no rank waits for another
             return {"refused": str(error)}
         # finished, or begun by one process: rank 0 looks what is left to do
@@ -109,9 +115,17 @@ class Work:
         """
         return open_writer(self.output, self.resume, columns, self.overwrite, made_by)
 
-    def save_latents(self, latents: Latents) -> None:
-        """Write latents."""
-        latents.save(self.output)
+    def latent_writer(self, latent_dim: int, made_by: MadeBy) -> LatentWriter:
+        """Where latents are written to, with what is done already.
+
+        Args:
+            latent_dim: length L of a latent.
+            made_by: what makes them.
+
+        Raises:
+            InputError: as `LatentFile`.
+        """
+        return LatentFile(self.output, latent_dim, self.resume, self.overwrite, made_by)
 
     def finish(self, tally: Tally) -> int:
         """Tell the user what became of the crystals, and give the exit code."""
@@ -139,7 +153,7 @@ class RankWork(Work):
         self.names: dict[int, str] = {}  # of rows that could be read, as the inputs give them
         self.unread: dict[int, str | None] = {}
         self.done: dict[int, str] = {}  # by earlier runs
-        self.target: CrystalWriter | None = None
+        self.target: CrystalWriter | LatentFile | None = None
         self.made_by: MadeBy | None = None
 
     def read(self, inputs: Sequence[str], options: ReadOptions) -> Iterator[Row | Rejected]:
@@ -152,25 +166,33 @@ class RankWork(Work):
 
     def writer(self, columns: Sequence[str], made_by: MadeBy | None = None) -> CrystalWriter:
         """A shard of its own; rank 0 opens the output, too, to know at once if it cannot."""
-        self.made_by = made_by
-        if made_by is not None:
-            self.shards.refuse_other(made_by)
+        path, form = self._shard(made_by)
         if self.ranks.rank == 0:
             self.target = self.shards.open_target(columns, self.overwrite, made_by)
-        self.done = self.shards.done(self.ranks)
-        path = self.shards.new_path(self.ranks.rank)
-        writer = StreamWriter(path, ShardFormat(self.names, made_by), resume=False)
+        writer = StreamWriter(path, form, resume=False)
         writer.done = frozenset(map(str, self.done))
         return writer
 
-    def save_latents(self, latents: Latents) -> None:
-        """Leave the latents for rank 0."""
-        named = tuple(f"{number}\t{self.names[int(number)]}" for number in latents.ids)
-        Latents(named, latents.values).save(self.shards.latents_path(self.ranks.rank))
+    def latent_writer(self, latent_dim: int, made_by: MadeBy) -> LatentWriter:
+        """A shard of its own; rank 0 opens the output, too."""
+        path, form = self._shard(made_by)
+        if self.ranks.rank == 0:
+            self.target = LatentFile(self.output, latent_dim, overwrite=True, made_by=made_by)
+        return LatentShard(path, form, frozenset(map(str, self.done)))
+
+    def _shard(self, made_by: MadeBy | None) -> tuple[Path, ShardFormat]:
+        """Where this rank writes, and how; finds what earlier runs have done of its rows."""
+        self.made_by = made_by
+        if made_by is not None:
+            self.shards.refuse_other(made_by)
+        self.done = self.shards.done(self.ranks)
+        return self.shards.new_path(self.ranks.rank), ShardFormat(self.names, made_by)
 
     def release(self) -> None:
         """Let other runs come to the output."""
-        if self.target is not None:
+        if isinstance(self.target, LatentFile):
+            self.target.close(whole=False)
+        elif self.target is not None:
             self.target.release()
 
     def finish(self, tally: Tally) -> int:
@@ -222,28 +244,21 @@ class RankWork(Work):
 
     def _join(self, reports: Sequence[dict[str, Any]]) -> list[Rejected]:
         """Write the output; returns what was rejected, in order."""
-        streams = self.shards.crystals() if self.target else self.shards.latents(len(reports))
         rejected: list[Rejected] = []
-        names: list[str] = []
-        latents: list[np.ndarray] = []
-        with self.target or nullcontext():
-            for entry in self.shards.join(streams, reports):
+        assert self.target is not None
+        with self.target as target:
+            for entry in self.shards.join(self.shards.results(), reports):
                 self.meeting.check()
                 if isinstance(entry.result, Rejected):
                     rejected.append(entry.result)
                     continue
                 assert entry.name is not None
-                if isinstance(entry.result, str) and self.target is not None:
-                    self.target.write(entry.name, *ShardFormat.crystal(entry.result))
-                elif isinstance(entry.result, np.ndarray):
-                    names.append(entry.name)
-                    latents.append(entry.result)
-        if self.target is not None:
+                if isinstance(target, LatentWriter):
+                    target.write(entry.name, from_text(entry.result))
+                else:
+                    target.write(entry.name, *ShardFormat.crystal(entry.result))
+        if not isinstance(target, LatentWriter):
             self.shards.finish_target(self.made_by)
-        else:
-            shape = Latents.load(self.shards.latents_path(0)).values.shape
-            values = np.array(latents, dtype=np.float32).reshape(-1, shape[1])  # (M, L)
-            Latents(tuple(names), values).save(self.output)
         return rejected
 
 

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from jaxtyping import Float
 
+from nesf.data.append_file import AppendFile
+from nesf.data.latent_file import LatentWriter, to_text
 from nesf.data.made_by import MadeBy, keep_made_by, refuse_difference
 from nesf.data.outputs import is_folder, refuse_earlier
 from nesf.data.readers import unique_id
 from nesf.data.records import Rejected
 from nesf.data.writers import CrystalWriter, open_writer
 from nesf.errors import InputError
-from nesf.latents import Latents
 from nesf.ranks.environment import Ranks
 
 if TYPE_CHECKING:
@@ -38,13 +40,13 @@ class Entry:
     Attributes:
         number: of the row, from 0.
         name: its id, as the inputs give it; in what `Shards.join` yields, made unique.
-        result: a line of a shard, a latent, or why there is none.
+        result: what a line of a shard tells, or why there is none.
         was_read: it is a crystal, whatever became of it.
     """
 
     number: int
     name: str | None
-    result: str | np.ndarray | Rejected
+    result: str | Rejected
     was_read: bool = True
 
 
@@ -73,6 +75,10 @@ class ShardFormat:
         }
         return f"{name}\t{json.dumps(self.names[int(name)])}\t{json.dumps(content)}\n"
 
+    def latent_row(self, name: str, latent: Float[np.ndarray, " l"]) -> str:
+        """One line of a latent (L,); `name` is the number."""
+        return f"{name}\t{json.dumps(self.names[int(name)])}\t{to_text(latent)}\n"
+
     def scan(self, lines: Iterable[str]) -> Iterator[tuple[int, tuple[str, ...] | None]]:
         """Number, id and content of whole lines; a torn last one is left out."""
         for line in lines:
@@ -83,7 +89,7 @@ class ShardFormat:
                     self.made_by = json.loads(line.removeprefix(_MADE_BY))
                     yield 1, None
                     continue
-                number, name, content = line.split("\t")
+                number, name, content = line.removesuffix("\n").split("\t")
                 yield 1, (str(int(number)), json.loads(name), content)
             except ValueError as error:
                 raise InputError("it is no shard, or is damaged") from error
@@ -96,6 +102,29 @@ class ShardFormat:
         found = json.loads(content)
         lattice = Lattice(found["lattice"])
         return Structure(lattice, found["numbers"], found["frac"]), found["info"]
+
+
+class LatentShard(LatentWriter):
+    """Latents of one rank, each under its number.
+
+    Args:
+        path: a new file.
+        form: how they become lines.
+        done: numbers of latents that are in other shards.
+    """
+
+    def __init__(self, path: Path, form: ShardFormat, done: frozenset[str]) -> None:
+        self.form, self.done = form, done
+        self._file = AppendFile(path, form, resume=False)
+
+    def write(self, id: str, latent: Float[np.ndarray, " l"]) -> None:
+        """Write one latent; see `LatentWriter.write`."""
+        head = self.form.begin([]) if self._file.is_empty else ""
+        self._file.append(head + self.form.latent_row(id, latent))
+
+    def close(self, whole: bool = True) -> None:
+        """Finish the file and flush it to the disk."""
+        self._file.close()
 
 
 class Shards:
@@ -111,47 +140,53 @@ class Shards:
         self.output = path if path.name else path.resolve()
         self.folder = self.output.with_name(f"{self.output.name}.shards")
 
-    def prepare(self, resume: bool, overwrite: bool = False) -> bool:
-        """Clear what an earlier run has left, but for crystals that are to be gone on from.
+    def prepare(
+        self,
+        resume: bool,
+        overwrite: bool = False,
+        refuse: Callable[[str | Path], None] = refuse_earlier,
+    ) -> bool:
+        """Clear what an earlier run has left, but for results that are to be gone on from.
+
+        Args:
+            resume: go on from them.
+            overwrite: replace them, and what the output holds.
+            refuse: raises an InputError if the output holds something.
 
         Returns:
             Whether there are such.
 
         Raises:
-            InputError: there are crystals, here or in the output, and neither flag was given.
+            InputError: there are results, here or in the output, and neither flag was given.
         """
         if not (resume or overwrite):
-            refuse_earlier(self.named)
-            if self._hold_crystals():
+            refuse(self.named)
+            if self._hold_results():
                 raise InputError(
                     f"{self.folder} holds what an interrupted run has done: go on with --resume, "
                     "remove it with --overwrite, or give another output"
                 )
-        self._remove("done-*.json", "latents-*.npz", "joined-*")
+        self._remove("done-*.json", "joined-*")
         if not resume:
             self._remove("shard-*.jsonl")
         return any(self._files())
 
     def remove(self) -> None:
         """Remove all shards."""
-        self._remove("done-*.json", "latents-*.npz", "joined-*", "shard-*.jsonl")
+        self._remove("done-*.json", "joined-*", "shard-*.jsonl")
 
     def new_path(self, rank: int) -> Path:
-        """A new file for a rank's crystals; those of earlier runs are only read."""
+        """A new file for a rank's results; those of earlier runs are only read."""
         taken = {path.name for path in self._files()}
         names = (f"shard-{rank:05d}-{count}.jsonl" for count in range(len(taken) + 1))
         return self.folder / next(name for name in names if name not in taken)
-
-    def latents_path(self, rank: int) -> Path:
-        """The file for a rank's latents."""
-        return self.folder / f"latents-{rank:05d}.npz"
 
     def done(self, ranks: Ranks) -> dict[int, str]:
         """Ids by number of the rows that are in the shards and fall to one rank."""
         return {
             entry.number: entry.name or ""
             for path in self._files()
-            for entry in _crystals(path)
+            for entry in _in_order(path)
             if entry.number % ranks.size == ranks.rank
         }
 
@@ -191,13 +226,9 @@ class Shards:
             self._joined.replace(self.output)
             keep_made_by(self.output, made_by)
 
-    def crystals(self) -> list[Iterator[Entry]]:
-        """The crystals of every shard, each in order."""
-        return [_crystals(path) for path in self._files()]
-
-    def latents(self, size: int) -> list[Iterator[Entry]]:
-        """The latents of every rank, each in order."""
-        return [_latents(self.latents_path(rank)) for rank in range(size)]
+    def results(self) -> list[Iterator[Entry]]:
+        """What is in every shard, each in order."""
+        return [_in_order(path) for path in self._files()]
 
     def join(
         self, streams: Sequence[Iterator[Entry]], reports: Sequence[Mapping[str, Any]]
@@ -248,7 +279,7 @@ class Shards:
     def _joined(self) -> Path | None:
         return None if is_folder(self.named) else self.folder / f"joined-{self.output.name}"
 
-    def _hold_crystals(self) -> bool:
+    def _hold_results(self) -> bool:
         return any(path.stat().st_size for path in self._files())
 
     def _files(self) -> list[Path]:
@@ -260,8 +291,8 @@ class Shards:
                 path.unlink(missing_ok=True)
 
 
-def _crystals(path: Path) -> Iterator[Entry]:
-    """The crystals of a shard in order: they were written as they were done."""
+def _in_order(path: Path) -> Iterator[Entry]:
+    """What is in a shard, in order: it was written as it was done."""
     form, start = ShardFormat({}), 0
 
     def lines(file: BinaryIO) -> Iterator[str]:
@@ -283,13 +314,6 @@ def _crystals(path: Path) -> Iterator[Entry]:
                 yield Entry(number, name, content)
         except (InputError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is no shard, or is damaged; remove it") from error
-
-
-def _latents(path: Path) -> Iterator[Entry]:
-    content = Latents.load(path)
-    for key, latent in zip(content.ids, content.values, strict=True):
-        number, _, name = key.partition("\t")
-        yield Entry(int(number), name, latent)
 
 
 def _renamed(entry: Entry, name: str) -> Entry:

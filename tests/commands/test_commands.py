@@ -137,7 +137,8 @@ def test_what_the_model_cannot_hold_is_rejected(tmp_path, model_file, monkeypatc
         assert "10 atoms" in listed["large"]["reason"]
         assert set(listed) == {"heavy", "large"}
     monkeypatch.setattr(StandIn, "encode", lambda self, crystals: encode(self, crystals) / 0)
-    assert nesf("encode", files[0], "--model", model_file, "--output", tmp_path / "z.npz") == 1
+    words = ("--model", model_file, "--output", tmp_path / "z.npz", "--overwrite")
+    assert nesf("encode", files[0], *words) == 1
     assert "not finite" in rows_of(tmp_path / "z.rejected.csv")["c1"]["reason"]
     assert Latents.load(tmp_path / "z.npz").ids == ()
 

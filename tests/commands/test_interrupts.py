@@ -12,6 +12,7 @@ from command_line import complaint, nesf, rows_of, table
 
 from nesf.api import Model
 from nesf.data.output_lock import OutputLock
+from nesf.latents import Latents
 
 
 def test_resume_skips_what_is_done(tmp_path, monkeypatch, capsys):
@@ -61,6 +62,48 @@ def test_what_is_done_is_written_while_others_are_refined(tmp_path, monkeypatch,
     monkeypatch.setattr(Model, "iter_reconstruct", whole)
     assert nesf(*words, "--resume") == 0
     assert sorted(rows_of(out)) == ["c0", "c1", "c2", "c3"]
+
+
+def test_encoding_goes_on(tmp_path, monkeypatch, model_file, capsys):
+    source, out = table(tmp_path / "in.csv", 7, bad=(2,)), tmp_path / "out.npz"
+    words = ("encode", source, "--model", model_file, "--output", out, "--batch-size=2")
+    straight = tmp_path / "straight.npz"
+    assert nesf(*words[:5], straight, *words[6:]) == 1
+    encode, calls = Model.encode, []
+
+    def fails_in_the_third_batch(*arguments):
+        calls.append(len(calls))
+        if len(calls) == 4:  # the first tells how long a latent is
+            raise KeyboardInterrupt
+        return encode(*arguments)
+
+    monkeypatch.setattr(Model, "encode", fails_in_the_third_batch)
+    assert nesf(*words) == 130
+    monkeypatch.setattr(Model, "encode", encode)
+    assert "interrupted; go on with --resume" in capsys.readouterr().err
+    assert not out.exists()
+    part = tmp_path / "out.npz.part"
+    assert part.read_text().count("\n") == 4
+    with part.open("a") as file:
+        file.write('"c5"\tAAA')  # as a killed run leaves it
+    assert nesf(*words) == 2
+    assert "out.npz.part holds what an interrupted run has done" in complaint(capsys)
+    assert nesf(*words, "--resume", "--seed", "1") == 2
+    assert "with --seed 0, and not with --seed 1" in complaint(capsys)
+    assert nesf(*words, "--resume") == 1
+    assert "2 encoded (4 were there already), 1 rejected" in capsys.readouterr().out
+    again, whole = Latents.load(out), Latents.load(straight)
+    assert again.ids == whole.ids == ("c0", "c1", "c3", "c4", "c5", "c6")
+    assert (again.values == whole.values).all()
+    assert not list(tmp_path.glob("*.part*"))
+    # more crystals later, or all anew
+    more = table(tmp_path / "more.csv", 8)
+    assert nesf(*words[:1], more, *words[2:]) == 2
+    assert f"the file {out} is there already" in complaint(capsys)
+    assert nesf(*words[:1], more, *words[2:], "--resume") == 0
+    assert Latents.load(out).ids == (*whole.ids, "c2", "c7")
+    assert nesf(*words, "--overwrite") == 1
+    assert Latents.load(out).ids == whole.ids
 
 
 def child(*words: object, **options: object) -> subprocess.Popen[str]:

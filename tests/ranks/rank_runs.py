@@ -116,23 +116,28 @@ def run_rank(
     from nesf import model_config
     from nesf.cli import main
     from nesf.data.writers import StreamWriter
+    from nesf.ranks.shards import LatentShard
 
     nesf.data.readers.map_in_workers = eval.matching.map_in_workers = answers
     model_config.TRUSTED_PREFIXES = ("nesf.", "stand_in_model.")
     if strike is not None:
-        write, (number, left) = StreamWriter.write, strike
+        number, left = strike
 
-        def struck(self: StreamWriter, *arguments: Any) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                while len(list(self._file.path.parent.glob("note-*.json"))) < size:
-                    time.sleep(0.01)
-                os.kill(os.getpid(), number)
-                time.sleep(60)  # a signal that is handled interrupts it
-            write(self, *arguments)
+        def struck(write: Callable[..., None]) -> Callable[..., None]:
+            def instead(self: Any, *arguments: Any) -> None:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    while len(list(self._file.path.parent.glob("note-*.json"))) < size:
+                        time.sleep(0.01)
+                    os.kill(os.getpid(), number)
+                    time.sleep(60)  # a signal that is handled interrupts it
+                write(self, *arguments)
 
-        StreamWriter.write = struck  # type: ignore[method-assign]
+            return instead
+
+        for kind in (StreamWriter, LatentShard):
+            kind.write = struck(kind.write)  # type: ignore[method-assign]
     code = main(argv)
     sys.stdout.flush()
     sys.exit(code)

@@ -35,19 +35,40 @@ def test_ranks_write_what_one_process_writes(ranks, table, tmp_path, alone, size
     assert all(other.out == other.err == "" for other in others)  # one of them speaks
 
 
-def test_ranks_encode_what_one_process_encodes(ranks, table, tmp_path):
-    model = tmp_path / "model.safetensors"
+def encode(table: Path, folder: Path, output: Path, *more: object) -> list[object]:
+    """The words that encode a table with a model in the folder."""
+    model = folder / "model.safetensors"
     config = {"class_path": "stand_in_model.StandIn", "init_args": {}}
     save_model(model, config, StandIn().state_dict())
-    found = []
-    for size in (1, 2):
-        output = tmp_path / f"{size}.npz"
-        command = ["encode", table, "--model", model, "--output", output, "--progress=false"]
-        ended = ranks(size, *command)
-        assert {one.code for one in ended} == {1}, ended[0].err
-        found.append(Latents.load(output))
-    assert found[0].ids == found[1].ids == ("c0", "c1", "c3", "c1-2", "c5", "c6")
-    np.testing.assert_array_equal(found[0].values, found[1].values)
+    return ["encode", table, "--model", model, "--output", output, "--batch-size=1",
+            "--progress=false", *more]  # fmt: skip
+
+
+def same_latents(first: Path, second: Path) -> None:
+    one, other = Latents.load(first), Latents.load(second)
+    assert one.ids == other.ids == ("c0", "c1", "c3", "c1-2", "c5", "c6")
+    np.testing.assert_array_equal(one.values, other.values)
+
+
+def test_ranks_encode_what_one_process_encodes(ranks, table, tmp_path):
+    one, two = tmp_path / "1.npz", tmp_path / "2.npz"
+    for size, output in ((1, one), (2, two)):
+        ended = ranks(size, *encode(table, tmp_path, output))
+        assert {rank.code for rank in ended} == {1}, ended[0].err
+    same_latents(one, two)
+    # a killed rank ends the job, and another goes on from what was done
+    again = tmp_path / "again" / "z.npz"
+    command = encode(table, tmp_path, again)
+    first, second = ranks(2, *command, patience_s=1.5, strikes={1: (KILL, 1)})
+    assert (first.code, second.code) == (2, -KILL)
+    assert first.err.endswith("go on with --resume\n")
+    assert not again.exists()
+    ended = ranks(3, *command, "--resume")
+    assert {rank.code for rank in ended} == {1}, ended[0].err
+    assert "2 encoded (4 were there already), 1 rejected" in ended[0].out
+    same_latents(one, again)
+    left = {path.name for path in again.parent.iterdir()}
+    assert left == {"z.npz", "z.npz.made_by.json", "z.rejected.csv"}
 
 
 def test_ranks_evaluate_as_one_process(ranks, table, tmp_path):

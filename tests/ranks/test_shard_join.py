@@ -69,10 +69,10 @@ def test_crystals_of_a_shard_come_in_order(tmp_path):
     path = shards.new_path(0)
     lines = [f'{n}\t"Å {n}"\t{{"number": {n}}}\n' for n in (4, 0, 12, 2)]
     path.write_text("made by\t{}\n" + "".join(lines) + '6\t"c', encoding="utf-8")
-    (found,) = shards.crystals()
+    (found,) = shards.results()
     assert [(entry.number, entry.name, entry.result) for entry in found] == [
-        (n, f"Å {n}", f'{{"number": {n}}}\n') for n in (0, 2, 4, 12)
+        (n, f"Å {n}", f'{{"number": {n}}}') for n in (0, 2, 4, 12)
     ]
     path.write_bytes(path.read_bytes() + b"\xff\n")
     with pytest.raises(InputError, match="is no shard, or is damaged"):
-        list(shards.crystals()[0])
+        list(shards.results()[0])
