@@ -21,9 +21,10 @@ together fit --config configs/nesf/lcs6.yaml --restart auto \
     --data.train "[$run/train.nesf]" --data.val '[]' \
     --trainer.default_root_dir "$run" --trainer.devices "$gpus"
 
-# torchrun exits with 1 where rows were rejected, too; the output is there as a whole or not at all
+# torchrun exits with 1 where rows were rejected, too: they are listed then, when all else is done
+rm -f "$run/out.rejected.csv"
 together reconstruct "$test" --model "$run" --output "$run/out.csv.gz" --resume \
-    || [ -f "$run/out.csv.gz" ]
+    || [ -f "$run/out.rejected.csv" ]
 
 # one machine matches on all of its cores without ranks
 nesf evaluate --predicted "$run/out.csv.gz" --reference "$test" --json "$run/scores.json"
