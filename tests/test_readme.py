@@ -1,5 +1,6 @@
 """The README's Python, run as it stands; and every command that is written anywhere, parsed."""
 
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -164,3 +165,49 @@ def test_a_wrong_command_does_not_parse(
     (words,) = shell_commands(line)
     with pytest.raises(InputError):
         parse(words, True, fit_parser)
+
+
+NAMED = re.compile(r"`((?:nesf|eval|baselines)(?:\.\w+)+)")  # modules and what is in them
+FILES = re.compile(r"`([\w./-]+\.(?:py|sh|sbatch))`")
+FOLDERS = (
+    "nesf", "eval", "baselines", "benchmarks", "configs", "docs", "examples", "notebooks", "tests",
+)  # fmt: skip
+TEXTS = ".md", ".py", ".yaml", ".sh"  # documents, our own code, comments of configs
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one, however deep."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            if part in getattr(found, "__dataclass_fields__", {}):
+                return True
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+def test_names_in_texts_are_those_of_the_code() -> None:
+    ours = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*")]
+    there = {f"/{path.relative_to(ROOT).as_posix()}" for path in ours}
+    stale, seen = set(), 0
+    for path in (README, *(path for path in ours if path.suffix in TEXTS)):
+        text = path.read_text()
+        names, files = NAMED.findall(text), FILES.findall(text)
+        seen += len(names) + len(files)
+        stale |= {(path.name, name) for name in names if not resolves(name)}
+        stale |= {
+            (path.name, name)
+            for name in files
+            if not any(one.endswith(f"/{name}") for one in there)
+        }
+    assert not stale
+    assert seen > 200
+    assert not resolves("nesf.api.Module")
+    assert not resolves("nesf.nothing")
