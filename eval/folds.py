@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from eval.compare.children import run_child
 from nesf.atomic import atomic_write
-from nesf.cli import AGAIN, INTERRUPTED, USAGE
+from nesf.cli import INTERRUPTED, USAGE
+from nesf.commands.verbs import AGAIN
 from nesf.data.outputs import make_ready
 from nesf.data.packed import PackedSet, load_or_pack
 from nesf.errors import InputError, NesfError

@@ -14,14 +14,7 @@ from torch import Tensor, nn
 from nesf.asked import Asked
 from nesf.boxes.frames import NUMBERS, Frame, find_frames, outward
 from nesf.crystal import MAX_ATOMIC_NUMBER, CrystalBatch, standardised
-from nesf.decoders import (
-    Conditioning,
-    Coordinates,
-    HarmonicScale,
-    PositionField,
-    SpeciesField,
-    one_of,
-)
+from nesf.decoders import Conditioning, Coordinates, PositionField, SpeciesField
 from nesf.encoder import (
     PointNetEncoder,
     Posterior,
@@ -32,6 +25,7 @@ from nesf.encoder import (
 )
 from nesf.fields import CrystalFields
 from nesf.heads import Heads
+from nesf.mlps import HarmonicScale, one_of
 from nesf.precision import full_precision
 from nesf.reconstruction.reconstruct import Reconstruction, ReconstructOptions, reconstruct
 

@@ -10,13 +10,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nesf.crystal import CrystalBatch
-from nesf.decoders import Coordinates, FourierFeatures, PointNorm
+from nesf.decoders import Coordinates
 from nesf.geometry import (
     frac_to_cart,
     lattice_to_parameters,
     parameters_to_lattice,
     wrap_frac,
 )
+from nesf.mlps import FourierFeatures, PointNorm
 
 # typical cell length (Å) and a right angle: cell features near 0 and of order 1
 LENGTH_SCALE, RIGHT_ANGLE = 5.0, math.pi / 2

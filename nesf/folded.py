@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nesf.decoders import FieldDecoder, ModulatedMLP
+from nesf.decoders import FieldDecoder
+from nesf.mlps import ModulatedMLP
 
 Decoder = TypeVar("Decoder", bound=FieldDecoder)
 

@@ -11,16 +11,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from nesf.crystal import CrystalBatch
-from nesf.decoders import (
-    ConcatMLP,
-    FourierFeatures,
-    ModulatedMLP,
-    PointNorm,
-    PositionField,
-    SpeciesField,
-)
+from nesf.decoders import PositionField, SpeciesField
 from nesf.exact import exact_fields
 from nesf.geometry import frac_to_cart
+from nesf.mlps import ConcatMLP, FourierFeatures, ModulatedMLP, PointNorm
 from nesf.queries import uniform_in_cell
 
 KINDS = ("modulate", "concat")

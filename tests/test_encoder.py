@@ -12,7 +12,6 @@ from pymatgen.core import Lattice
 from torch import nn
 
 from nesf.crystal import CrystalBatch
-from nesf.decoders import PointNorm
 from nesf.encoder import (
     LENGTH_SCALE,
     PointNetEncoder,
@@ -21,6 +20,7 @@ from nesf.encoder import (
     masked_pool,
     published_mlp,
 )
+from nesf.mlps import PointNorm
 
 
 def pointnet(periodic: bool = False, margin: float = 0.02) -> nn.Module:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from nesf.decoders import ConcatMLP, ModulatedMLP, PositionField, SpeciesField
+from nesf.decoders import PositionField, SpeciesField
 from nesf.folded import FoldedMLP, rounded
+from nesf.mlps import ConcatMLP, ModulatedMLP
 
 
 def scattered(module: nn.Module, seed: int = 0) -> nn.Module:

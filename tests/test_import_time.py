@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nesf.cli import VERBS
+from nesf.commands.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "pymatgen", "lightning", "pandas", "sklearn", "matplotlib", "scipy", "skimage")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nesf.decoders import ConcatMLP, ModulatedMLP
+from nesf.mlps import ConcatMLP, ModulatedMLP
 from nesf.precision import has_fast_bfloat16
 from nesf.refinement.linearise import LinearisedByAutograd, LinearisedModulated, linearise
 

@@ -19,8 +19,9 @@ from nesf.autoencoder import NeSF
 from nesf.cli import main
 from nesf.crystal import CrystalBatch, standardised
 from nesf.data.parsing import parse
-from nesf.decoders import FourierFeatures, PositionField, SpeciesField
+from nesf.decoders import PositionField, SpeciesField
 from nesf.errors import InputError
+from nesf.mlps import FourierFeatures
 from nesf.refinement.refine import refinement_for
 
 
@@ -83,7 +84,8 @@ def test_misspelt_options_are_refused(make: Callable) -> None:
 
 
 def test_misspelt_options_are_told_with_the_choices() -> None:
-    from nesf.decoders import Conditioning, one_of
+    from nesf.decoders import Conditioning
+    from nesf.mlps import one_of
 
     with pytest.raises(ValueError, match="conditioning is modulate or concat, not 'film'"):
         one_of("conditioning", "film", Conditioning)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from pymatgen.core import Lattice, Structure
 
-from nesf.cli import EXIT_CODES, VERBS, split_verb
+from nesf.cli import EXIT_CODES, split_verb
 from nesf.commands.parser import FunctionParser
+from nesf.commands.verbs import VERBS
 from nesf.errors import InputError
 from nesf.fit import FitCLI, fit_command
 from nesf.fit_parser import FitParser

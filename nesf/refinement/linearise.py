@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from nesf.decoders import ConcatMLP, ModulatedMLP
 from nesf.folded import FoldedMLP
+from nesf.mlps import ConcatMLP, ModulatedMLP
 from nesf.precision import has_fast_bfloat16
 
 

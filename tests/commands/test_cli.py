@@ -8,7 +8,8 @@ import pytest
 from command_line import complaint, nesf, rows_of, table
 
 from eval import evaluate as eval_module
-from nesf.cli import VERBS, main, option_value
+from nesf.cli import main, option_value
+from nesf.commands.verbs import VERBS
 from nesf.data import prototypes
 from nesf.data.packed import PackReport
 

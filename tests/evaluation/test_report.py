@@ -9,12 +9,12 @@ import pytest
 from made_crystals import make_cell, rock_salt
 
 from eval.evaluate import evaluate
+from eval.page import viewer_library
 from eval.report import (
     CrystalPair,
     FieldSlice,
     read_history,
     select_cases,
-    viewer_library,
     write_report,
 )
 from eval.table import format_table
@@ -127,13 +127,13 @@ def test_charts_take_the_colour_of_the_page(page):
 
 
 def test_the_vendored_viewer_is_the_one_that_was_checked(monkeypatch):
-    import eval.report as report
+    from eval import page
 
     assert len(viewer_library()) > 500_000
     assert "</script" not in viewer_library().lower()
-    asset = report._asset
+    asset = page._asset
     monkeypatch.setattr(
-        report, "_asset", lambda name: asset(name) + ("x" if name.endswith(".js") else "")
+        page, "_asset", lambda name: asset(name) + ("x" if name.endswith(".js") else "")
     )
     with pytest.raises(InputError, match="damaged"):
         viewer_library()

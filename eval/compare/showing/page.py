@@ -10,7 +10,7 @@ from eval.compare.plan import Comparison, Plan
 from eval.compare.showing.cells import Table
 from eval.compare.showing.sections import Body
 from eval.compare.showing.writing import to_html
-from eval.report import write_page
+from eval.page import write_page
 
 
 def write_whole_page(path: Path, plan: Plan, overview: Table, bodies: Mapping[str, Body]) -> None:

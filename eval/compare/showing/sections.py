@@ -12,7 +12,7 @@ from eval.compare.showing.charting import Chart
 from eval.compare.showing.fairness import equal_terms, unequal_terms
 from eval.compare.showing.summary import Outcome
 from eval.compare.showing.writing import to_html
-from eval.report import DRAWN_WITH
+from eval.page import DRAWN_WITH
 
 
 @dataclass(frozen=True)
