@@ -134,14 +134,12 @@ class LatentFile(LatentWriter):
             self._lock.release()
 
     def _together(self) -> Latents:
-        ids = list(self._earlier.ids)
-        values = [self._earlier.values]
+        found = dict(zip(self._earlier.ids, self._earlier.values, strict=True))
         with self._part.open(encoding="utf-8", newline="\n") as lines:
-            for line in lines:
-                name, latent = self._lines.read(line)
-                ids.append(name)
-                values.append(latent[None])
-        return Latents(tuple(ids), np.concatenate(values))
+            # a run that was killed at its very end has left both: the same latents
+            found |= map(self._lines.read, lines)
+        values = np.array(list(found.values()), np.float32).reshape(-1, self.latent_dim)  # (M, L)
+        return Latents(tuple(found), values)
 
 
 def part_of(path: str | Path) -> Path:

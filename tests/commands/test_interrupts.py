@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from command_line import complaint, nesf, rows_of, table
 
@@ -104,6 +105,15 @@ def test_encoding_goes_on(tmp_path, monkeypatch, model_file, capsys):
     assert Latents.load(out).ids == (*whole.ids, "c2", "c7")
     assert nesf(*words, "--overwrite") == 1
     assert Latents.load(out).ids == whole.ids
+    # killed when all was written, but not yet tidied up
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "unlink", lambda *_, **__: None)
+        assert nesf(*words, "--overwrite") == 1
+    assert part.exists()
+    assert nesf(*words, "--resume") == 1
+    assert "0 encoded (6 were there already), 1 rejected" in capsys.readouterr().out
+    assert (Latents.load(out).values == whole.values).all()
+    assert not part.exists()
 
 
 def child(*words: object, **options: object) -> subprocess.Popen[str]:
