@@ -110,10 +110,15 @@ def _call(name: str, verb: Verb, arguments: list[str]) -> tuple[str | None, int 
     from nesf.commands.parser import FunctionParser
 
     function = verb.load()
+    parser = FunctionParser(function, f"nesf {name}", EXIT_CODES, verb.processes)
     try:
-        given = FunctionParser(function, f"nesf {name}", EXIT_CODES).parse(arguments)
+        given, processes = parser.parse_shared(arguments)
     except InputError as error:
         raise InputError(f"{error}; see nesf {name} --help") from error
+    if processes > 1 and ranks_here().size == 1:
+        from nesf.ranks.launch import run_ranks
+
+        return given.get("output"), run_ranks([*name.split(), *arguments], processes)
     return given.get("output"), function(**given)
 
 

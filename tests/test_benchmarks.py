@@ -87,6 +87,15 @@ def test_start_up(run):
         assert results[name]["target_met"] == (results[name]["median_seconds"] < target)
 
 
+def test_processes(run, tmp_path):
+    path = tmp_path / "salt.cif"
+    start_up.write_rocksalt(path)
+    (result,) = run("processes", path, "--processes", 1, "--refine", 0, "--repeats", 1).values()
+    assert result["crystals"] == 1
+    assert result["with_faults"] in (0, 1)
+    assert result["crystals_per_second"] == pytest.approx(1 / result["seconds"])
+
+
 def test_slowest_imports():
     log = """import time: self [us] | cumulative | imported package
 import time:       100 |        100 |     torch._C

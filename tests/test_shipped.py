@@ -41,7 +41,9 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "nesf"
 
 
 @pytest.mark.skipif("general" not in SHIPPED, reason="the general model is not in this checkout")
-@pytest.mark.parametrize("name", ["general", "general_displaced", "general_random", "finetune"])
+@pytest.mark.parametrize(
+    "name", ["general", "general_displaced", "general_random", "general_larger", "finetune"]
+)
 def test_configs_have_the_shape_of_the_general_model(name: str) -> None:
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     shape = config["model"]["init_args"]["model"]["init_args"]

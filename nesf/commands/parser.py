@@ -20,6 +20,15 @@ COMMON = {
     "device": (str, "auto", "every command takes it; this one computes on the CPU"),
     "seed": (int, 0, "every command takes it; this one draws nothing"),
 }
+# those take this one that start ranks of their own
+PROCESSES = {
+    "processes": (
+        int,
+        1,
+        "processes that share the work on this machine, each with a GPU of its own or its share of "
+        "the cores; a single file is there when all is done",
+    )
+}
 
 
 class FunctionParser:
@@ -33,9 +42,17 @@ class FunctionParser:
     Args:
         function: its Google docstring tells each parameter, with units.
         prog: how the command is called.
+        epilog: the last lines of its help.
+        processes: the command starts ranks of its own where `--processes` asks for them.
     """
 
-    def __init__(self, function: Callable[..., int | None], prog: str, epilog: str = "") -> None:
+    def __init__(
+        self,
+        function: Callable[..., int | None],
+        prog: str,
+        epilog: str = "",
+        processes: bool = False,
+    ) -> None:
         self.function = function
         text = docstring_parser.parse(inspect.getdoc(function) or "")
         summary = (text.short_description or "", text.long_description or "")
@@ -60,7 +77,8 @@ class FunctionParser:
             else:
                 self.groups[name] = group
                 group.add_to(self.parser.add_argument_group(helps.get(name, name)))
-        for name, (kind, default, help_) in COMMON.items():
+        common = COMMON | PROCESSES if processes else COMMON
+        for name, (kind, default, help_) in common.items():
             if name not in self.parameters:
                 self.parser.add_argument(f"--{name}", type=kind, default=default, help=help_)
         self.parser.add_argument(
@@ -73,14 +91,26 @@ class FunctionParser:
         Raises:
             InputError: an argument is unknown, missing, of a wrong type or out of its range.
         """
+        return self.parse_shared(argv)[0]
+
+    def parse_shared(self, argv: Sequence[str]) -> tuple[dict[str, Any], int]:
+        """Arguments of the function, and how many processes are to share its work.
+
+        Raises:
+            InputError: as of `parse`.
+        """
         try:
             parsed = self.parser.parse_args(list(argv)).as_dict()
         except ArgumentError as error:
             raise InputError(self._reason(str(error))) from error
-        return {
+        given = {
             name: self.groups[name].read(parsed) if name in self.groups else parsed[name]
             for name in self.parameters
         }
+        processes = parsed.get("processes", 1)
+        if processes < 1:
+            raise InputError(f"--processes is {processes}; give 1, 2, 3, ...")
+        return given, processes
 
     def _reason(self, message: str) -> str:
         """A parser's message as a user would put it."""
@@ -106,7 +136,7 @@ class FunctionParser:
         hints = get_type_hints(self.function)
         for group in self.groups.values():
             hints |= get_type_hints(group.options)
-        return hints.get(name, COMMON.get(name, (str,))[0])
+        return hints.get(name, (COMMON | PROCESSES).get(name, (str,))[0])
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ def reconstruct_rows(
         batches = batches_of_rows(given, run.batch_size, tally, writer.done, way.refines)
         for rows, crystals in _fitting(batches, way, tally):
             for index, found in way.back(crystals):
+                work.check()
                 done = [rows[i] for i in index.tolist()]
                 sources = [(row.source, row.row, row.id) for row in done]
                 reasons, known = _compared(way, crystals.select(index), found)

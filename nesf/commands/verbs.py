@@ -19,6 +19,7 @@ class Verb:
         raw: the function parses its own arguments.
         resumes: how an interrupted run goes on, for its last line.
         shared: ranks share the work, and the first of them tells what went wrong in any.
+        processes: it starts ranks of its own where it is asked to.
     """
 
     function: str
@@ -26,6 +27,7 @@ class Verb:
     raw: bool = False
     resumes: str | None = None
     shared: bool = False
+    processes: bool = False
 
     def load(self) -> Callable[..., int | None]:
         """Import the function."""
@@ -42,12 +44,14 @@ VERBS = {
         "take crystals through a model and back, or through their exact fields",
         resumes=RESUME,
         shared=True,
+        processes=True,
     ),
     "encode": Verb(
         "nesf.commands.models:encode_files",
         "crystals to latents (.npz)",
         resumes=RESUME,
         shared=True,
+        processes=True,
     ),
     "decode": Verb("nesf.commands.models:decode_files", "latents to crystals", resumes=RESUME),
     "perturb": Verb(

@@ -103,8 +103,14 @@ class ReadOptions:
         """Parsing processes to use."""
         if self.workers is not None:
             return self.workers
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-        return min(usable or os.cpu_count() or 1, 16)
+        return min(usable_cores(), 16)
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass

@@ -127,6 +127,9 @@ class Work:
         """
         return LatentFile(self.output, latent_dim, self.resume, self.overwrite, made_by)
 
+    def check(self) -> None:
+        """Call it between crystals: raises a NesfError if another rank has failed or is lost."""
+
     def finish(self, tally: Tally) -> int:
         """Tell the user what became of the crystals, and give the exit code."""
         return tally.finish(self.output)
@@ -187,6 +190,10 @@ class RankWork(Work):
             self.shards.refuse_other(made_by)
         self.done = self.shards.done(self.ranks)
         return self.shards.new_path(self.ranks.rank), ShardFormat(self.names, made_by)
+
+    def check(self) -> None:
+        """Look whether the other ranks go on, and tell them that this one does."""
+        self.meeting.check()
 
     def release(self) -> None:
         """Let other runs come to the output."""
