@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Sized
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -19,7 +19,7 @@ from nesf.device import resolve_device
 from nesf.errors import InputError
 from nesf.fields import CrystalFields
 from nesf.given import Latents, crystals_given, latents_given
-from nesf.precision import full_precision
+from nesf.precision import each_within, full_precision, undisturbed
 from nesf.reconstruction.reconstruct import Reconstruction, ReconstructOptions, join_reconstructions
 from nesf.reconstruction.settings_way import (
     Choice,
@@ -290,7 +290,8 @@ class Model:
             return count_faults(found, true, *limits, walls=walls)
 
         retry = refinement.steps > 0
-        return reconstruct_in(choice, crystals, back, faults_of, self.max_atoms, retry)
+        found = reconstruct_in(choice, crystals, back, faults_of, self.max_atoms, retry)
+        return each_within(partial(undisturbed, self.device), found)
 
     def of_boxes(self) -> Model:
         """This model in use on boxes of repeating crystals (`nesf.boxes`).
@@ -346,7 +347,8 @@ class Model:
         judge: Judge | None = None,
     ) -> Iterator[tuple[Int[Tensor, " k"], Refined]]:
         parts = self._parts(crystals)
-        return refine_parts(self.module, crystals, parts, refinement, options, judge)
+        found = refine_parts(self.module, crystals, parts, refinement, options, judge)
+        return each_within(partial(undisturbed, self.device), found)
 
     def _on_device(self, field: Field) -> Field:
         def ask(query: Tensor | np.ndarray) -> Tensor:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from nesf.commands.verbs import VERBS, Verb
 from nesf.errors import InputError, NesfError
@@ -44,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if verb.raw:
             code = _call_raw(name, verb, [word for word in rest if word != "--debug"])
         else:
-            output, code = _call(name, verb, rest)
+            with _told_to_end(verb):
+                output, code = _call(name, verb, rest)
         sys.stdout.flush()  # a reader that has gone away shows here, not at exit
         return int(code or 0)
     except KeyboardInterrupt:
@@ -62,6 +67,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         if message is None:
             raise
         return _stop(message, USAGE, debug, verb)
+
+
+@contextmanager
+def _told_to_end(verb: Verb) -> Iterator[None]:
+    """SIGTERM ends a command as an interrupt does: what is open is closed."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated(f"stopped by SIGTERM{f'; {verb.resumes}' if verb.resumes else ''}")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:

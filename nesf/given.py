@@ -45,6 +45,8 @@ def crystals_given(
                 "Structure.from_file reads one from a file"
             )
         structures = CrystalBatch.from_structures(structures)
+    if not len(structures):
+        raise InputError("no crystals were given")
     highest = int(structures.atomic_numbers.max())
     if highest > max_atomic_number:
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from nesf.precision import float32_by_default
 from nesf.sealed import one_line
 
 TRUSTED_PREFIXES = ("nesf.", "baselines.")
+TRUSTED_PACKAGES = "NESF_TRUSTED_PACKAGES"  # an environment variable: mypackage,another
 
 
 def build_model(
@@ -29,16 +31,28 @@ def build_model(
     Args:
         model: `{"class_path": "package.module.Class", "init_args": {...}}`.
         source: the file, for error messages.
-        trusted_prefixes: more packages whose classes may be named, e.g. `("mypackage.",)`.
+        trusted_prefixes: more packages whose classes may be named, e.g. `("mypackage.",)`, beside
+            those that the environment variable `NESF_TRUSTED_PACKAGES` names.
 
     Raises:
         CheckpointError: the class is unknown or not trusted, or its arguments do not fit.
     """
     with float32_by_default():
-        module = _construct(model, source, (*TRUSTED_PREFIXES, *trusted_prefixes))
+        module = _construct(model, source, all_trusted(trusted_prefixes))
     if not isinstance(module, nn.Module):
         raise CheckpointError(f"{source} names {model['class_path']}, which is not a model")
     return module
+
+
+def all_trusted(more: Sequence[str] = ()) -> tuple[str, ...]:
+    """Prefixes of the classes that a file may name.
+
+    Args:
+        more: than ours and those of the packages that `NESF_TRUSTED_PACKAGES` names.
+    """
+    told = os.environ.get(TRUSTED_PACKAGES, "").split(",")
+    packages = (f"{name.strip().rstrip('.')}." for name in told if name.strip(" ."))
+    return (*TRUSTED_PREFIXES, *packages, *more)
 
 
 def _construct(config: Mapping[str, Any], source: str | Path, prefixes: Sequence[str]) -> Any:
@@ -60,7 +74,7 @@ def _construct(config: Mapping[str, Any], source: str | Path, prefixes: Sequence
 def _trusted_class(class_path: str, source: str | Path, prefixes: Sequence[str]) -> type:
     untrusted = CheckpointError(
         f"{source} names the class {class_path}, which is not of a trusted package; it was not "
-        "imported"
+        f"imported; if you trust it, set {TRUSTED_PACKAGES}={class_path.partition('.')[0]}"
     )
     if not class_path.startswith(tuple(prefixes)):
         raise untrusted

@@ -1,9 +1,12 @@
 """Where bfloat16 pays, autocast there, and full precision where it would do harm."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
 
 import torch
+
+Found = TypeVar("Found")
 
 
 def has_fast_bfloat16(device: torch.device | str) -> bool:
@@ -26,6 +29,26 @@ def full_precision(device: torch.device | str) -> AbstractContextManager[None]:
     Under a trainer's autocast every matrix product of float32 tensors is rounded, geometry too.
     """
     return torch.autocast(torch.device(device).type, enabled=False)
+
+
+@contextmanager
+def undisturbed(device: torch.device | str) -> Iterator[None]:
+    """No gradients but those that are asked for within, and no mode or autocast of the caller's."""
+    with torch.inference_mode(False), torch.no_grad(), full_precision(device):
+        yield
+
+
+def each_within(
+    context: Callable[[], AbstractContextManager[None]], steps: Iterator[Found]
+) -> Iterator[Found]:
+    """What an iterator gives, found within contexts that hold only while it looks for the next."""
+    while True:
+        with context():
+            try:
+                found = next(steps)
+            except StopIteration:
+                return
+        yield found
 
 
 @contextmanager

@@ -197,6 +197,8 @@ def test_crystals_come_one_by_one(model, structures):
         again = whole.select(index).crystals
         assert torch.equal(found.crystals.cart_coords, again.cart_coords)
     assert sorted(came) == [0, 1, 2]
+    with pytest.raises(InputError, match="no crystals were given"):
+        model.reconstruct(crystals.select([]))
     with pytest.raises(InputError, match="a StandIn cannot be refined"):
         model.iter_reconstruct(crystals, refine=3)  # at the call
 

@@ -125,6 +125,29 @@ def test_a_model_does_not_depend_on_where_it_is_loaded() -> None:
         assert torch.equal(model.encode([structure]), expected)
 
 
+def test_refinement_does_not_depend_on_the_callers_mode() -> None:
+    odd = Lattice.from_parameters(4.1, 4.4, 5.2, 78, 85, 70)
+    structure = Structure(
+        odd, ["Si", "C", "N"], [[0.1, 0.2, 0.3], [0.6, 0.7, 0.1], [0.4, 0.5, 0.8]]
+    )
+    crystals = CrystalBatch.from_structures([structure] * 2)
+    model = nesf.load("general")
+    expected = model.encode(crystals, refine=6)
+    assert not torch.equal(expected, model.encode(crystals))  # it was refined
+    for mode in (torch.inference_mode(), torch.autocast("cpu", torch.bfloat16)):
+        with mode:
+            assert torch.equal(model.encode(crystals, refine=6), expected)
+            begun = model.iter_reconstruct(crystals, refine=6)
+            index, found = next(begun)
+        rest = [(index, found), *begun]  # gone on with outside
+        whole = model.reconstruct(crystals, refine=6).crystals
+        for index, found in rest:
+            assert torch.is_grad_enabled()
+            assert not found.crystals.lattice.is_inference()
+            assert torch.equal(found.crystals.lattice, whole.select(index).lattice)
+        assert sorted(int(i) for index, _ in rest for i in index) == [0, 1]
+
+
 def test_float32_is_the_decoder_itself() -> None:
     structure = Structure(Lattice.cubic(3.9), ["Cs", "Cl"], [[0, 0, 0], [0.5] * 3])
     query = 3.9 * torch.rand(1, 50, 3, generator=torch.Generator().manual_seed(0))

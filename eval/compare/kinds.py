@@ -14,6 +14,7 @@ from eval.compare.plan import Comparison, Plan
 from eval.compare.properties import sets_of
 from nesf.checkpoint import find_model, read_model
 from nesf.errors import InputError
+from nesf.model_config import all_trusted
 
 
 def check_plan(plan: Plan) -> None:
@@ -92,7 +93,7 @@ def _told_of(model: Contestant) -> Mapping[str, Any]:
 
 def _class_of(class_path: str, model: Contestant) -> type | None:
     """The class behind a path, where it is of a package that may be imported."""
-    trusted = ("nesf.", "baselines.", *model.trusted_prefixes)
+    trusted = all_trusted(model.trusted_prefixes)
     if not class_path.startswith(trusted):
         return None
     module, _, name = class_path.rpartition(".")

@@ -39,7 +39,8 @@ def reconstruct_files(
     original tells: `faults`, the atoms missed, moved by more than 0.03 Å or of another element,
     those too few or too many, and 1 for a lattice vector off by more than 0.1 Å; and `residual`,
     the mean distance of its atoms to the nearest ones found, Å. `setting` tells in which cell the
-    crystal went through the model; it comes back in its own.
+    crystal went through the model; it comes back in its own. Each crystal is written as soon as it
+    is done, not always in the inputs' order.
 
     Args:
         inputs: CIF or POSCAR files, folders, globs or zips of them, tables with a cif column

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -60,13 +60,14 @@ class LatentWriter(ABC):
 class LatentFile(LatentWriter):
     """A `.npz` file of latents, in the order in which they are written.
 
-    Until all are there, they stand in `OUTPUT.npz.part`, each on the disk before `write` returns.
+    Until all are there, they stand in `OUTPUT.npz.part`. Each reaches the operating system before
+    `write` returns, so that a run that is killed loses none that it has written.
 
     Args:
         path: of the `.npz` file.
         latent_dim: length L of a latent.
         resume: go on after what is in the file, and in what an interrupted run has left.
-        overwrite: replace both; the file in the end.
+        overwrite: remove both first.
         made_by: what makes the latents, kept with the output; a run that is resumed must agree.
 
     Raises:
@@ -90,7 +91,10 @@ class LatentFile(LatentWriter):
             self._earlier = Latents((), np.zeros((0, latent_dim), np.float32))
             if resume:
                 self._go_on()
-            elif not overwrite:
+            elif overwrite:
+                with one_sentence(self.path):
+                    remove_latents(path)
+            else:
                 refuse_earlier_latents(path)
             self._lines = _Lines(latent_dim)
             self._file = AppendFile(self._part, self._lines, resume)
@@ -124,22 +128,53 @@ class LatentFile(LatentWriter):
         try:
             self._file.close()
             if whole:
-                with one_sentence(self.path):
-                    self._together().save(self.path)
-                    keep_made_by(self.path, self.made_by)
+                save_latents(self.path, self._together(), self.latent_dim, self.made_by)
             if whole or self._file.is_empty:
                 self._part.unlink(missing_ok=True)
                 keep_made_by(self._part, None)
         finally:
             self._lock.release()
 
-    def _together(self) -> Latents:
+    def _together(self) -> dict[str, Float[np.ndarray, " l"]]:
         found = dict(zip(self._earlier.ids, self._earlier.values, strict=True))
         with self._part.open(encoding="utf-8", newline="\n") as lines:
             # a run that was killed at its very end has left both: the same latents
             found |= map(self._lines.read, lines)
-        values = np.array(list(found.values()), np.float32).reshape(-1, self.latent_dim)  # (M, L)
-        return Latents(tuple(found), values)
+        return found
+
+
+def save_latents(
+    path: str | Path,
+    latents: Mapping[str, Float[np.ndarray, " l"]],
+    latent_dim: int,
+    made_by: MadeBy | None,
+) -> None:
+    """Put all latents in their place.
+
+    Args:
+        path: of the `.npz` file.
+        latents: by id, (L,) each.
+        latent_dim: L, where there are none.
+        made_by: what has made them.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    values = np.array(list(latents.values()), np.float32).reshape(-1, latent_dim)  # (M, L)
+    with one_sentence(Path(path)):
+        Latents(tuple(latents), values).save(path)
+        keep_made_by(path, made_by)
+
+
+def remove_latents(path: str | Path) -> None:
+    """Remove a file of latents, and what an interrupted run has left of it.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    for one in (Path(path), part_of(path)):
+        one.unlink(missing_ok=True)
+        keep_made_by(one, None)
 
 
 def part_of(path: str | Path) -> Path:

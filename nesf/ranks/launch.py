@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
 
@@ -18,6 +17,7 @@ from nesf.errors import NesfError
 from nesf.ranks.environment import PATIENCE
 
 PATIENCE_S = 15  # without other machines and network file systems a note is seen at once
+_LOOK_S = 0.05
 _GRACE_S = 3.0  # a terminal interrupts all processes; whoever interrupts this one alone does not
 
 
@@ -77,14 +77,15 @@ def _rank(words: list[str], environment: dict[str, str]) -> None:
 
 def _first_killed(ranks: Sequence[SpawnProcess]) -> int | None:
     """Wait until all have come to their end, or one was killed: which."""
-    running = list(ranks)
-    while running:
-        wait([rank.sentinel for rank in running])
-        for rank in running:
-            if rank.exitcode is not None and rank.exitcode < 0:
-                return ranks.index(rank)
-        running = [rank for rank in running if rank.exitcode is None]
-    return None
+    while True:
+        # asked of the kernel: what a rank has started may hold its pipe open after its end
+        codes = [rank.exitcode for rank in ranks]
+        killed = [number for number, code in enumerate(codes) if code is not None and code < 0]
+        if killed:
+            return killed[0]
+        if None not in codes:
+            return None
+        time.sleep(_LOOK_S)
 
 
 def _end(ranks: Sequence[SpawnProcess], number: int, grace_s: float = 0.0) -> None:

@@ -82,6 +82,8 @@ class Meeting:
     ) -> None:
         if error is not None:
             told = str(error) if isinstance(error, NesfError) else f"{type(error).__name__} {error}"
+            if isinstance(error, KeyboardInterrupt):
+                told = "interrupted"
             self._leave(self.patience.silent_s / 4, failed=told.strip())
         self._restore()
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from nesf.commands.tally import Tally
 from nesf.data.files import InputFile, find_files
-from nesf.data.latent_file import LatentFile, LatentWriter, from_text
+from nesf.data.latent_file import LatentFile, LatentWriter, from_text, part_of, save_latents
 from nesf.data.made_by import MadeBy
+from nesf.data.output_lock import OutputLock
 from nesf.data.outputs import refuse_earlier
 from nesf.data.readers import iter_crystals
 from nesf.data.records import ReadOptions, Rejected, Row
@@ -40,6 +41,9 @@ def share(
 ) -> int:
     """Do a job in one process, or in as many ranks as were started.
 
+    Whatever their number, what any other number of ranks has begun is refused, replaced or gone on
+    from as the flags say.
+
     Args:
         output: of the command.
         resume: go on with what an interrupted run has left.
@@ -54,10 +58,10 @@ def share(
         InputError: this rank has failed.
         NesfError: another rank has failed, is lost or has not come.
     """
-    ranks = ranks_here()
-    if ranks.size == 1:
+    ranks, shards = ranks_here(), Shards(output)
+    if ranks.size == 1 and (overwrite or not shards.hold_results()):
+        shards.remove()
         return job(Work(output, resume, overwrite))
-    shards = Shards(output)
 
     def prepare() -> dict[str, Any]:
         try:
@@ -65,7 +69,8 @@ def share(
         except InputError as error:  # raised below, where no rank waits for another
             return {"refused": str(error)}
         # finished, or begun by one process: rank 0 looks what is left to do
-        return {"alone": resume and not found and Path(output).exists()}
+        begun = Path(output).exists() or part_of(output).exists()
+        return {"alone": resume and not found and begun}
 
     with Meeting(shards.folder, ranks, "go on with --resume", prepare) as meeting:
         code = None
@@ -156,7 +161,9 @@ class RankWork(Work):
         self.names: dict[int, str] = {}  # of rows that could be read, as the inputs give them
         self.unread: dict[int, str | None] = {}
         self.done: dict[int, str] = {}  # by earlier runs
-        self.target: CrystalWriter | LatentFile | None = None
+        self.target: CrystalWriter | None = None
+        self.latent_dim: int | None = None  # of latents, which have no target until all are done
+        self.lock: OutputLock | None = None
         self.made_by: MadeBy | None = None
 
     def read(self, inputs: Sequence[str], options: ReadOptions) -> Iterator[Row | Rejected]:
@@ -177,10 +184,11 @@ class RankWork(Work):
         return writer
 
     def latent_writer(self, latent_dim: int, made_by: MadeBy) -> LatentWriter:
-        """A shard of its own; rank 0 opens the output, too."""
+        """A shard of its own; rank 0 keeps others from the output."""
         path, form = self._shard(made_by)
+        self.latent_dim = latent_dim
         if self.ranks.rank == 0:
-            self.target = LatentFile(self.output, latent_dim, overwrite=True, made_by=made_by)
+            self.lock = OutputLock(self.output)
         return LatentShard(path, form, frozenset(map(str, self.done)))
 
     def _shard(self, made_by: MadeBy | None) -> tuple[Path, ShardFormat]:
@@ -197,10 +205,9 @@ class RankWork(Work):
 
     def release(self) -> None:
         """Let other runs come to the output."""
-        if isinstance(self.target, LatentFile):
-            self.target.close(whole=False)
-        elif self.target is not None:
-            self.target.release()
+        for held in (self.target, self.lock):
+            if held is not None:
+                held.release()
 
     def finish(self, tally: Tally) -> int:
         """Report to rank 0, which joins what all have done."""
@@ -252,20 +259,26 @@ class RankWork(Work):
     def _join(self, reports: Sequence[dict[str, Any]]) -> list[Rejected]:
         """Write the output; returns what was rejected, in order."""
         rejected: list[Rejected] = []
-        assert self.target is not None
-        with self.target as target:
+
+        def done() -> Iterator[tuple[str, str]]:
+            """Names and what their lines tell."""
             for entry in self.shards.join(self.shards.results(), reports):
                 self.meeting.check()
                 if isinstance(entry.result, Rejected):
                     rejected.append(entry.result)
-                    continue
-                assert entry.name is not None
-                if isinstance(target, LatentWriter):
-                    target.write(entry.name, from_text(entry.result))
                 else:
-                    target.write(entry.name, *ShardFormat.crystal(entry.result))
-        if not isinstance(target, LatentWriter):
-            self.shards.finish_target(self.made_by)
+                    assert entry.name is not None
+                    yield entry.name, entry.result
+
+        if self.latent_dim is not None:
+            latents = {name: from_text(line) for name, line in done()}
+            save_latents(self.output, latents, self.latent_dim, self.made_by)
+            return rejected
+        assert self.target is not None
+        with self.target as target:
+            for name, line in done():
+                target.write(name, *ShardFormat.crystal(line))
+        self.shards.finish_target(self.made_by)
         return rejected
 
 

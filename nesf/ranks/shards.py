@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -159,9 +160,13 @@ class Shards:
         Raises:
             InputError: there are results, here or in the output, and neither flag was given.
         """
+        if overwrite and not self.output.is_dir():
+            # else an interrupted run would be gone on from with what was to be replaced
+            self.output.unlink(missing_ok=True)
+            keep_made_by(self.output, None)
         if not (resume or overwrite):
             refuse(self.named)
-            if self._hold_results():
+            if self.hold_results():
                 raise InputError(
                     f"{self.folder} holds what an interrupted run has done: go on with --resume, "
                     "remove it with --overwrite, or give another output"
@@ -172,8 +177,10 @@ class Shards:
         return any(self._files())
 
     def remove(self) -> None:
-        """Remove all shards."""
+        """Remove all shards, and the folder where nothing else is in it."""
         self._remove("done-*.json", "joined-*", "shard-*.jsonl")
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def new_path(self, rank: int) -> Path:
         """A new file for a rank's results; those of earlier runs are only read."""
@@ -279,7 +286,8 @@ class Shards:
     def _joined(self) -> Path | None:
         return None if is_folder(self.named) else self.folder / f"joined-{self.output.name}"
 
-    def _hold_results(self) -> bool:
+    def hold_results(self) -> bool:
+        """Whether an interrupted run has left results."""
         return any(path.stat().st_size for path in self._files())
 
     def _files(self) -> list[Path]:

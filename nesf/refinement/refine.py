@@ -152,7 +152,6 @@ def iter_refined(
         yield result(open_, join_reconstructions(found).select(place[open_]))
 
 
-@torch.no_grad()
 def refine_parts(
     model: NeSF,
     crystals: CrystalBatch,
@@ -161,7 +160,7 @@ def refine_parts(
     options: ReconstructOptions | None = None,
     judge: Judge | None = None,
 ) -> Iterator[tuple[Int[Tensor, " k"], Refined]]:
-    """Encode crystals and fit their latents, a part of them at a time.
+    """Encode crystals and fit their latents, a part of them at a time; within `undisturbed`.
 
     Args:
         model: encoder and decoders.

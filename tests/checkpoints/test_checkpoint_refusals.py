@@ -128,6 +128,18 @@ def test_objects_are_refused_when_saving(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_packages_can_be_trusted_by_the_environment(tmp_path, model, monkeypatch):
+    path = tmp_path / "mine.safetensors"
+    save_model(path, CONFIG, model.state_dict())
+    with pytest.raises(CheckpointError, match=r"set NESF_TRUSTED_PACKAGES=stand_in_model$"):
+        load_model(path)
+    monkeypatch.setenv("NESF_TRUSTED_PACKAGES", "other, stand_in_model.")
+    load_model(path)
+    monkeypatch.setenv("NESF_TRUSTED_PACKAGES", "stand_in, .")
+    with pytest.raises(CheckpointError, match="not of a trusted package"):
+        load_model(path)
+
+
 @pytest.mark.parametrize(
     ("class_path", "words"),
     [

@@ -105,6 +105,21 @@ def test_encoding_goes_on(tmp_path, monkeypatch, model_file, capsys):
     assert Latents.load(out).ids == (*whole.ids, "c2", "c7")
     assert nesf(*words, "--overwrite") == 1
     assert Latents.load(out).ids == whole.ids
+    # begun anew and stopped: what is gone on with is what was begun anew
+
+    def another_model(*arguments):
+        calls.append(len(calls))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return 2 * encode(*arguments)
+
+    calls.clear()
+    monkeypatch.setattr(Model, "encode", another_model)
+    assert nesf(*words, "--overwrite") == 130
+    assert nesf(*words, "--resume") == 1
+    assert (Latents.load(out).values == 2 * whole.values).all()
+    monkeypatch.setattr(Model, "encode", encode)
+    capsys.readouterr()
     # killed when all was written, but not yet tidied up
     with monkeypatch.context() as killed:
         killed.setattr(Path, "unlink", lambda *_, **__: None)

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 from rank_runs import DONE, ROWS, Threads, content
+from stand_in_model import StandIn
 
-from nesf.commands.models import reconstruct_files
+from nesf import model_config
+from nesf.checkpoint import save_model
+from nesf.commands.models import encode_files, reconstruct_files
+from nesf.data.latent_file import to_text
 from nesf.data.output_lock import OutputLock
 from nesf.errors import InputError, NesfError
+from nesf.latents import Latents
 from nesf.ranks.environment import PATIENCE, LostLeader
 
 
@@ -110,6 +115,60 @@ def test_shards_of_something_else_are_not_gone_on_with(threads: Threads, table, 
     with pytest.raises(InputError, match="not with --periodic false"):
         raise threads(1, lambda _: reconstruct(table, output, resume=True, periodic=False))[0]
     assert content(output) == alone
+
+
+def test_one_process_goes_on_from_shards(threads: Threads, table, tmp_path, alone):
+    output, longer = tmp_path / "many" / "out.csv", tmp_path / "longer.csv"
+    longer.write_text(table.read_text() + '"c8","data_nothing"\n"c9","data_nothing"\n')
+
+    def interrupted() -> None:
+        threads(2, lambda rank: reconstruct((table, longer)[rank], output))  # not joined
+        assert not output.exists()
+
+    interrupted()
+    (found,) = threads(1, lambda _: reconstruct(table, output))
+    assert "holds what an interrupted run has done: go on with --resume" in str(found)
+    assert threads(1, lambda _: reconstruct(table, output, resume=True)) == [1]
+    assert content(output) == alone
+    assert not Path(f"{output}.shards").exists()
+    output.unlink()
+    interrupted()
+    assert threads(1, lambda _: reconstruct(table, output, overwrite=True)) == [1]
+    assert content(output) == alone
+    assert not Path(f"{output}.shards").exists()
+
+
+def test_ranks_go_on_from_one_process_and_what_is_replaced_is_gone(
+    threads: Threads, table, tmp_path, monkeypatch
+):
+    """Latents of one process that was stopped; and a run of ranks that was to replace a file."""
+    monkeypatch.setattr(model_config, "TRUSTED_PREFIXES", ("nesf.", "stand_in_model."))
+    model, output = tmp_path / "model.safetensors", tmp_path / "z.npz"
+    config = {"class_path": "stand_in_model.StandIn", "init_args": {}}
+    save_model(model, config, StandIn().state_dict())
+
+    def encode(resume: bool = False, overwrite: bool = False, inputs: Path = table) -> int:
+        return encode_files(
+            [str(inputs)], str(model), str(output), resume=resume, overwrite=overwrite,
+            batch_size=1, device="cpu", progress=False,
+        )  # fmt: skip
+
+    assert threads(1, lambda _: encode()) == [1]
+    whole = Latents.load(output)
+    part = output.rename(f"{output}.part")
+    pairs = zip(whole.ids[:2], whole.values[:2], strict=True)
+    part.write_text("".join(f'"{name}"\t{to_text(0 * latent)}\n' for name, latent in pairs))
+    assert threads(2, lambda _: encode(resume=True)) == [1, 1]
+    again = Latents.load(output)
+    assert again.ids == whole.ids
+    assert (again.values[:2] == 0).all()  # those that were there
+    assert (again.values[2:] == whole.values[2:]).all()
+    longer = tmp_path / "longer.csv"
+    longer.write_text(table.read_text() + '"c8","data_nothing"\n"c9","data_nothing"\n')
+    first, _ = threads(2, lambda rank: encode(overwrite=True, inputs=(table, longer)[rank]))
+    assert "have not read the same inputs" in str(first)
+    assert threads(2, lambda _: encode(resume=True)) == [1, 1]
+    assert (Latents.load(output).values == whole.values).all()  # and none of before
 
 
 def test_one_process_and_ranks_do_not_write_at_once(threads: Threads, table, tmp_path, alone):
