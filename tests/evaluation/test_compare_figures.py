@@ -95,6 +95,25 @@ def test_the_best_is_marked_and_so_is_what_reads_the_same():
     assert bests(None, 3.0, 1.0) == [False, False]
 
 
+def test_what_mostly_fails_is_never_the_best_and_says_so():
+    def lost(failures: int) -> Outcome:
+        return outcome(result(0, 1.0, counts={"failures": failures, "reference": 40}))
+
+    outcomes = [lost(0), lost(20), lost(21)]
+    assert [one.mostly_fails for one in outcomes] == [False, False, True]
+    assert not outcome().mostly_fails
+    cells = [spread_cell([v], str) for v in (3.0, 2.0, 1.0)]
+    assert [cell.best for cell in mark_best(cells, "low", outcomes)] == [False, True, False]
+    assert [cell.best for cell in mark_best(cells, "low")] == [False, False, True]
+    figure = draw_errors(outcomes, {"one": "red"})
+    (names, *_) = [
+        [label.get_text() for label in ax.get_yticklabels()]
+        for ax in figure.axes
+        if any(label.get_text() for label in ax.get_yticklabels())
+    ]
+    assert names == ["one", "one\n(20 of 40 failed)", "one\n(21 of 40 failed)"]
+
+
 @pytest.mark.parametrize("count", range(1, len(BARS) + 1))
 def test_the_chart_of_errors_has_a_panel_for_each_known_figure(count):
     known = {name: {"value": 1.0, "low": 0.5, "high": 1.5} for name, _ in BARS[:count]}

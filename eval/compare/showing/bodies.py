@@ -76,15 +76,15 @@ def _reading(plan: Comparison, outcomes: Sequence[Outcome]) -> str:
     several = any(len(o.done) > 1 for o in outcomes)
     spread = "mean ± standard deviation over seeds" if several else "95 % bootstrap intervals"
     text = (
-        f"Below each figure: {spread}. The best of each row is marked, raw and refined apart. In "
-        "the chart, lines are the intervals (of several seeds: the smallest and the largest)"
+        f"Below each figure: {spread}. The best of each row is marked, raw and symmetrised apart. "
+        "In the chart, lines are the intervals (of several seeds: the smallest and the largest)"
     )
     if plan.scoring.boxes:
         return f"{text}. Positions are compared as they are: the faces of a box are walls."
     text += (
-        ", and diamonds refined figures. Positions are compared with the nearest periodic image in "
-        "the true cell; “as published” knows no images. Refined figures are after projection onto "
-        "the symmetry that moyopy finds in the reconstruction."
+        ", and diamonds symmetrised ones. Positions are compared with the nearest periodic image "
+        "in the true cell; “as published” knows no images. Symmetrised: after projection onto the "
+        "symmetry that moyopy finds in the reconstruction."
     )
     chance = next((line["chance"] for o in outcomes for line in o.done if line["chance"]), None)
     if chance:

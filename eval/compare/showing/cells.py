@@ -123,7 +123,7 @@ def figure_cells(
     for outcome in outcomes:
         values = [float(value) for line in outcome.done if (value := get(line)) is not None]
         cells.append(spread_cell(values, show) if values else Cell(missing))
-    return mark_best(cells, better)
+    return mark_best(cells, better, outcomes)
 
 
 def metric_cells(
@@ -179,14 +179,18 @@ def contestant_table(
     return Table(name, title, note, (("", len(columns)),), titles, known)
 
 
-def mark_best(cells: Sequence[Cell], better: str | None) -> tuple[Cell, ...]:
+def mark_best(
+    cells: Sequence[Cell], better: str | None, outcomes: Sequence[Outcome] = ()
+) -> tuple[Cell, ...]:
     """The cells with the best of them marked; those that read the same are equally good.
 
     Args:
         cells: of one kind, one a model.
         better: "low", "high", or None where there is no best.
+        outcomes: of the models, for figures of which a model that mostly fails is never the best.
     """
-    known = [cell for cell in cells if cell.value is not None]
+    barred = [outcome.mostly_fails for outcome in outcomes] or [False] * len(cells)
+    known = [c for c, out in zip(cells, barred, strict=True) if c.value is not None and not out]
     if better is None or len(known) < 2:
         return tuple(cells)
     choose = min if better == "low" else max
@@ -194,7 +198,8 @@ def mark_best(cells: Sequence[Cell], better: str | None) -> tuple[Cell, ...]:
     if all(cell.text == top.text for cell in known):
         return tuple(cells)
     return tuple(
-        replace(cell, best=cell.value is not None and cell.text == top.text) for cell in cells
+        replace(c, best=c.value is not None and c.text == top.text and not out)
+        for c, out in zip(cells, barred, strict=True)
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ PROPERTY_BARS = (
     ("mae", "mean absolute error"),
     ("rmse", "root of the mean squared error"),
 )
+_NAME, _TITLE = 24, 22  # letters in a line
 _SIDE_BY_SIDE = 4  # panels of predicted against true, at most
 Points = tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]
 
@@ -131,7 +133,7 @@ def property_charts(
 
 
 def draw_errors(outcomes: Sequence[Outcome], colors: Mapping[str, str]) -> Figure:
-    """Bars with intervals, one panel a metric; the refined figure is a dot beside its bar."""
+    """Bars with intervals, one panel a metric; the symmetrised figure is a dot beside its bar."""
     from matplotlib.figure import Figure
 
     panels = [
@@ -140,7 +142,8 @@ def draw_errors(outcomes: Sequence[Outcome], colors: Mapping[str, str]) -> Figur
         if any(name in line["metrics"] for o in outcomes for line in o.done)
     ]
     rows = -(-len(panels) // 3)
-    height = rows * (0.75 + 0.26 * len(outcomes))
+    lines = sum(1 + _bar_name(outcome).count("\n") for outcome in outcomes)
+    height = rows * (0.9 + 0.1 * len(outcomes) + 0.16 * lines)
     figure = Figure(figsize=(WIDE, height), layout="constrained")
     axes = list(figure.subplots(rows, 3, squeeze=False).flat)
     for unused in axes[len(panels) :]:
@@ -169,7 +172,7 @@ def draw_property_errors(outcomes: Sequence[Outcome], colors: Mapping[str, str])
 def _draw_bars(
     ax: Axes, outcomes: Sequence[Outcome], name: str, title: str, colors: Mapping[str, str]
 ) -> None:
-    """One metric of every model; where there are refined figures and a chance level, these too."""
+    """One metric of every model, with symmetrised figures and the chance level where known."""
     for place, outcome in enumerate(outcomes):
         value, low, high = _interval_of(outcome, "metrics", name)
         if value is None:
@@ -193,7 +196,7 @@ def _draw_bars(
             va="top",
             color=INK,
         )
-    ax.set_title(title, loc="left")
+    ax.set_title(textwrap.fill(title, _TITLE), loc="left")
     ax.set_xlim(left=0)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", alpha=0.2, lw=0.6, color=INK)
@@ -202,8 +205,15 @@ def _draw_bars(
 
 def _name_bars(ax: Axes, outcomes: Sequence[Outcome]) -> None:
     """The models' names, the first on top."""
-    ax.set_yticks(range(len(outcomes)), [o.model.label for o in outcomes])
+    ax.set_yticks(range(len(outcomes)), list(map(_bar_name, outcomes)))
     ax.set_ylim(len(outcomes) - 0.4, -0.6)
+
+
+def _bar_name(outcome: Outcome) -> str:
+    """In lines that leave the bars room, with what is easily overlooked beside them."""
+    name = textwrap.fill(outcome.model.label, _NAME)
+    lost, every = outcome.failures
+    return f"{name}\n({lost} of {every} failed)" if lost else name
 
 
 def _chance(outcomes: Sequence[Outcome], name: str) -> float | None:

@@ -29,6 +29,18 @@ class Outcome:
     open: int
 
     @property
+    def failures(self) -> tuple[int, int]:
+        """Test crystals that it did not give back, and all, over its seeds; 0, 0 of properties."""
+        counts = [line["counts"] for line in self.done if "failures" in line.get("counts", ())]
+        return sum(c["failures"] for c in counts), sum(c["reference"] for c in counts)
+
+    @property
+    def mostly_fails(self) -> bool:
+        """Whether it gives back less than half of the crystals, so that its speed is no merit."""
+        lost, every = self.failures
+        return 2 * lost > every
+
+    @property
     def first(self) -> Result | None:
         """The result of its first seed."""
         return self.done[0] if self.done else None

@@ -114,7 +114,7 @@ def property_tables(outcomes: Sequence[Outcome]) -> list[Table]:
 
 
 def quality_table(outcomes: Sequence[Outcome]) -> Table:
-    """How right the reconstructions are: raw, symmetry-refined, and by chance."""
+    """How right the reconstructions are: raw, symmetrised, and by chance."""
     refined = any(line["refined"] for o in outcomes for line in o.done)
     chance = any(line["chance"] for o in outcomes for line in o.done)
     parts = ["metrics", *(["refined"] if refined else [])]
@@ -139,7 +139,7 @@ def quality_table(outcomes: Sequence[Outcome]) -> Table:
         "Reconstruction errors on the test crystals",
         "Every test crystal counts in every row, whatever became of it.",
         tuple((o.model.label, len(parts)) for o in outcomes) + ((("chance", 1),) * chance),
-        tuple(("raw", "refined") * len(outcomes) if refined else ("raw",) * len(outcomes))
+        tuple(("raw", "symmetrised") * len(outcomes) if refined else ("raw",) * len(outcomes))
         + (("",) * chance),
         tuple(sections),
     )
