@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -65,9 +65,10 @@ class TrainingQueries:
         return TrainingQueries(position, species)
 
 
-class QuerySampler(Protocol):
-    """Draws the queries of a training step."""
+class QuerySampler(ABC):
+    """Draws the queries of a training step; a config names any subclass by its class path."""
 
+    @abstractmethod
     def __call__(
         self, crystals: CrystalBatch, generator: torch.Generator, margin: float
     ) -> TrainingQueries:
@@ -132,7 +133,7 @@ def _uniform_around(
 
 
 @dataclass(frozen=True)
-class CellQueries:
+class CellQueries(QuerySampler):
     """As many queries for every crystal: uniform over the cell, and around random atoms.
 
     The distance from the atom is drawn anew for each query, Gaussian of a width uniform in
@@ -187,7 +188,7 @@ class CellQueries:
 
 
 @dataclass(frozen=True)
-class PublishedQueries:
+class PublishedQueries(QuerySampler):
     """The queries of Chiba et al. (arXiv:2212.13120), as the authors' code draws them.
 
     For positions: a grid over a box that holds every training crystal, and a small grid around

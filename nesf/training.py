@@ -21,7 +21,7 @@ from nesf.errors import InputError
 from nesf.objective import LossOptions, kl_divergence, loss_parts, total_loss
 from nesf.optimizer import MuonAdamW
 from nesf.progress import training_progress
-from nesf.queries import CellQueries, PublishedQueries
+from nesf.queries import CellQueries, QuerySampler
 from nesf.random import generator_for
 from nesf.scored_module import ScoredModule
 
@@ -170,7 +170,7 @@ class FieldTraining(ScoredModule):
     def __init__(
         self,
         model: NeSF,
-        queries: CellQueries | PublishedQueries = CellQueries(),  # noqa: B008 frozen
+        queries: QuerySampler = CellQueries(),  # noqa: B008 frozen
         augmentation: Augmentation = Augmentation(),  # noqa: B008 frozen
         losses: LossOptions = LossOptions(),  # noqa: B008 frozen
         optimizer: OptimizerOptions = OptimizerOptions(),

@@ -9,16 +9,41 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from nesf import sealed
 from nesf.cli import main
+from nesf.crystal import CrystalBatch
+from nesf.queries import QueryBlock, QuerySampler, TrainingQueries
 
 RECORD = "record.{rank}.jsonl"
+
+
+@dataclass(frozen=True)
+class FewQueries(QuerySampler):
+    """A sampler of somebody else's package, which notes the margins that it was asked with.
+
+    Attributes:
+        count: of queries a crystal, for either field.
+    """
+
+    count: int = 4
+    margins: ClassVar[set[float]] = set()
+
+    def __call__(
+        self, crystals: CrystalBatch, generator: torch.Generator, margin: float
+    ) -> TrainingQueries:
+        self.margins.add(margin)
+        device = crystals.device
+        query = torch.rand(len(crystals), self.count, 3, generator=generator, device=device)
+        block = QueryBlock(torch.arange(len(crystals), device=device), query @ crystals.lattice)
+        return TrainingQueries((block,), (block,))
 
 
 def run_in_child(

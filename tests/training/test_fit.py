@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import probes
 import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -131,13 +132,26 @@ def test_print_config_is_a_config(config: Path, capsys: Any) -> None:
     assert printed["model"]["init_args"]["losses"]["position_kind"] == "scaled"
 
 
+def test_a_query_sampler_of_ones_own(config: Path, tmp_path: Path) -> None:
+    """Named by its class, wherever it is defined."""
+    words = ["--config", str(config), "--model.init_args.queries=probes.FewQueries"]
+    assert main(["fit", *words, "--trainer.max_epochs=1"]) == 0
+    assert probes.FewQueries.margins == {0.02}  # it was asked, as the model is built
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    sampler = {"class_path": "probes.FewQueries", "init_args": {"count": 4}}
+    assert written["model"]["init_args"]["queries"] == sampler
+
+
 @pytest.mark.parametrize(
     ("options", "telling"),
     [
         ([], "--config FILE"),
         (["--config=absent.yaml"], "absent.yaml"),
         (["--trainer.max_epochs=three"], "trainer.max_epochs: Expected a int, not three"),
-        (["--model.init_args.queries.uniformm=3"], "queries: Option 'uniformm' is not accepted"),
+        (
+            ["--model.init_args.queries.uniformm=3"],
+            "Option 'uniformm' is not accepted; the nearest option is --model.queries.uniform",
+        ),
         (["--model.init_args.optimizer.kind=sgd"], "optimizer.kind"),
         (["--model=nesf.training.Absent"], "module 'nesf.training' has no attribute 'Absent'"),
         (["--data.train=[absent.nesf]"], "there is no absent.nesf"),
