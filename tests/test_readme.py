@@ -117,7 +117,8 @@ def parse(words: list[str], whole: bool, fit_parser: FitParser) -> None:
         fit_parser.parse_args(["fit", *rest])
         return
     try:
-        FunctionParser(VERBS[name].load(), f"nesf {name}", EXIT_CODES).parse(rest)
+        verb = VERBS[name]
+        FunctionParser(verb.load(), f"nesf {name}", EXIT_CODES, verb.processes).parse(rest)
     except InputError as error:
         missing = re.search("missing: (.*)", str(error))
         if not whole and "expected one argument" in str(error):  # only the option is named
