@@ -27,4 +27,6 @@ nesf data prototypes --count 20000 --seed 1 --max-atoms 24 --output "$output/pro
 pack "$output/prototypes_all.nesf" prototypes
 nesf data random --count 40000 --seed 2 --output "$output/random_all.nesf"
 pack "$output/random_all.nesf" random
+nesf data random --count 60000 --seed 5 --max-atoms 56 --output "$output/random_larger_all.nesf"
+pack "$output/random_larger_all.nesf" random_larger
 nesf data random --count 200 --seed 3 --output "$output/random_val.nesf"
