@@ -59,8 +59,7 @@ def share(
         NesfError: another rank has failed, is lost or has not come.
     """
     ranks, shards = ranks_here(), Shards(output)
-    if ranks.size == 1 and (overwrite or not shards.hold_results()):
-        shards.remove()
+    if ranks.size == 1 and not shards.hold_results():
         return job(Work(output, resume, overwrite))
 
     def prepare() -> dict[str, Any]:

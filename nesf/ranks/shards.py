@@ -21,6 +21,7 @@ from jaxtyping import Float
 from nesf.data.append_file import AppendFile
 from nesf.data.latent_file import LatentWriter, to_text
 from nesf.data.made_by import MadeBy, keep_made_by, refuse_difference
+from nesf.data.output_lock import OutputLock
 from nesf.data.outputs import is_folder, refuse_earlier
 from nesf.data.readers import unique_id
 from nesf.data.records import Rejected
@@ -158,12 +159,17 @@ class Shards:
             Whether there are such.
 
         Raises:
-            InputError: there are results, here or in the output, and neither flag was given.
+            InputError: there are results, here or in the output, and neither flag was given; or
+                another run is writing what is to be replaced.
         """
         if overwrite and not self.output.is_dir():
-            # else an interrupted run would be gone on from with what was to be replaced
-            self.output.unlink(missing_ok=True)
-            keep_made_by(self.output, None)
+            lock = OutputLock(self.output)
+            try:
+                # else an interrupted run would be gone on from with what was to be replaced
+                self.output.unlink(missing_ok=True)
+                keep_made_by(self.output, None)
+            finally:
+                lock.release()
         if not (resume or overwrite):
             refuse(self.named)
             if self.hold_results():

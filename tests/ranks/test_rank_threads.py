@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -179,9 +182,49 @@ def test_one_process_and_ranks_do_not_write_at_once(threads: Threads, table, tmp
         found = threads(size, lambda rank: reconstruct(table, output))
         assert "another run is writing into" in str(found[0])
     assert not output.exists()
+    output.write_text("what another writes")
+    for size in (1, 2):
+        found = threads(size, lambda rank: reconstruct(table, output, overwrite=True))
+        assert "another run is writing into" in str(found[0])
+        assert output.read_text() == "what another writes"
+    output.unlink()
     lock.release()
     assert threads(2, lambda rank: reconstruct(table, output, resume=True)) == [1, 1]
     assert content(output) == alone
+
+
+def test_one_process_leaves_the_shards_of_a_run_that_is_alive(
+    threads: Threads, table, tmp_path, monkeypatch
+):
+    """The note of rank 0 goes on changing."""
+    monkeypatch.setenv(PATIENCE, "0.4")
+    output = tmp_path / "out.csv"
+    shards = output.with_name("out.csv.shards")
+    shards.mkdir()
+    shard, note = shards / "shard-00000-0.jsonl", shards / "note-00000.json"
+    shard.write_text("what was done")
+    stop = threading.Event()
+
+    def live() -> None:
+        beats = count(1)
+        while not stop.wait(0.005):
+            beat(next(beats))
+
+    def beat(number: int) -> None:
+        temporary = tmp_path / "note"
+        temporary.write_text(json.dumps({"launch": "other", "beat": number}))
+        temporary.replace(note)
+
+    beat(0)
+    alive = threading.Thread(target=live)
+    alive.start()
+    try:
+        (found,) = threads(1, lambda _: reconstruct(table, output, overwrite=True))
+    finally:
+        stop.set()
+        alive.join()
+    assert "another run is working in" in str(found)
+    assert shard.read_text() == "what was done"
 
 
 @pytest.mark.parametrize(("absent", "kind"), [(1, NesfError), (0, LostLeader)])
