@@ -118,14 +118,14 @@ class BoxModel(Model):
         found = self.crystals._decoded(code, options)
         return in_boxes(found, Placements.of_numbers(numbers.cpu().double()))
 
-    def reconstruct(
+    def iter_reconstruct(
         self,
         structures: Sequence[Structure] | CrystalBatch,
         options: ReconstructOptions | None = None,
         refine: int | RefineOptions | None = None,
         setting: Choice = "best",
-    ) -> KnownReconstruction:
-        """Boxes there and back, ids kept.
+    ) -> Iterator[KnownPart]:
+        """Boxes there and back, all at once: they are tried again together.
 
         Args:
             structures: B boxes.
@@ -146,25 +146,8 @@ class BoxModel(Model):
             self._refusals,
         )
         faults = count_faults(found.crystals, boxes, walls=True)
-        return KnownReconstruction.of(found, boxes.ids, faults, settings_of(found))
-
-    def iter_reconstruct(
-        self,
-        structures: Sequence[Structure] | CrystalBatch,
-        options: ReconstructOptions | None = None,
-        refine: int | RefineOptions | None = None,
-        setting: Choice = "best",
-    ) -> Iterator[KnownPart]:
-        """`reconstruct`, all boxes at once: they are tried again together.
-
-        Args:
-            structures: as of `reconstruct`, like all that follows.
-            options: of the reconstruction.
-            refine: steps, or options.
-            setting: the cell.
-        """
-        found = self.reconstruct(structures, options, refine, setting)
-        return iter([(torch.arange(len(found.crystals)), found)])
+        known = KnownReconstruction.of(found, boxes.ids, faults, settings_of(found))
+        return iter([(torch.arange(len(boxes)), known)])
 
     def fields(self, latent: Latents) -> CrystalFields:
         """Those of the crystals: ask `crystals`, the model behind this one.

@@ -30,7 +30,6 @@ __all__ = [
     "Refined",
     "iter_refined",
     "join_refined",
-    "refine_latents",
     "refine_parts",
     "refinement_for",
 ]
@@ -57,15 +56,15 @@ class Refined:
     steps: Int[Tensor, " b"]
 
 
-def refine_latents(
+def iter_refined(
     model: NeSF,
     crystals: CrystalBatch,
     latent: Float[Tensor, "b l"],
     decode: Callable[[Tensor], Reconstruction],
     options: RefineOptions,
     judge: Judge | None = None,
-) -> Refined:
-    """Fit the latents that do not decode to their crystals.
+) -> Iterator[tuple[Int[Tensor, " k"], Refined]]:
+    """Fit the latents that do not decode to their crystals, and give each as soon as it is done.
 
     What is done with a crystal does not depend on the others of its batch; products in bfloat16 are
     rounded otherwise in batches of another shape, though, and of the latents that give a crystal
@@ -80,19 +79,6 @@ def refine_latents(
         options: every knob.
         judge: counts the faults (K,) of K reconstructions, those of the crystals at an index (K,);
             by default `count_faults` with the tolerances of the options.
-    """
-    return join_refined(iter_refined(model, crystals, latent, decode, options, judge))
-
-
-def iter_refined(
-    model: NeSF,
-    crystals: CrystalBatch,
-    latent: Float[Tensor, "b l"],
-    decode: Callable[[Tensor], Reconstruction],
-    options: RefineOptions,
-    judge: Judge | None = None,
-) -> Iterator[tuple[Int[Tensor, " k"], Refined]]:
-    """`refine_latents`, crystal by crystal as they are done.
 
     Yields:
         Positions (K,) of crystals that nothing more is done with, and what became of them. Each
@@ -168,7 +154,7 @@ def refine_parts(
         parts: positions of those that are fitted together.
         refinement: every knob.
         options: of the reconstruction, instead of the model's own.
-        judge: as of `refine_latents`, told positions among all B.
+        judge: as of `iter_refined`, told positions among all B.
 
     Yields:
         As of `iter_refined`, positions among all B.

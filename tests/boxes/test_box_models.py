@@ -13,7 +13,7 @@ from nesf.crystal import CrystalBatch, standardised
 from nesf.geometry import cart_to_frac
 from nesf.objective import total_loss
 from nesf.queries import CellQueries
-from nesf.refinement.refine import LatentFit, RefineOptions, refine_latents
+from nesf.refinement.refine import LatentFit, RefineOptions, iter_refined, join_refined
 from nesf.rotations import random_rotations
 from nesf.scoring import quick_scores
 from nesf.training import FieldTraining, OptimizerOptions
@@ -117,7 +117,7 @@ def test_refinement_leaves_frames_as_they_are():
     model, boxes = framed().requires_grad_(False), unit_boxes(1)
     latent = model.encode(boxes)
     options = RefineOptions(steps=4, first_steps=2)
-    refined = refine_latents(model, boxes, latent, model.decode, options)
+    refined = join_refined(iter_refined(model, boxes, latent, model.decode, options))
     torch.testing.assert_close(refined.latent[:, -NUMBERS:], latent[:, -NUMBERS:])
     fit = LatentFit(model, *model.seen(standardised(boxes), latent)[:2], options)
     for _ in range(4):

@@ -20,7 +20,7 @@ from nesf.objective import LossOptions, loss_parts, total_loss
 from nesf.queries import CellQueries
 from nesf.random import generator_for
 from nesf.refinement.latent_fit import LatentFit, whitened
-from nesf.refinement.refine import RefineOptions, refine_latents
+from nesf.refinement.refine import RefineOptions, iter_refined, join_refined
 
 
 def loss(model: NeSF, crystals: CrystalBatch, latent: torch.Tensor) -> float:
@@ -92,8 +92,10 @@ def test_the_fields_of_a_trained_model_are_right_where_it_decodes() -> None:
     model = nesf.load("general")
     diamond = Structure.from_spacegroup("Fd-3m", Lattice.cubic(3.57), ["C"], [[0, 0, 0]])
     crystals = standardised(CrystalBatch.from_structures([diamond.get_primitive_structure()]))
-    latent = refine_latents(
-        model.module, crystals, model.encode(crystals), model.decode_crystals, RefineOptions()
+    latent = join_refined(
+        iter_refined(
+            model.module, crystals, model.encode(crystals), model.decode_crystals, RefineOptions()
+        )
     ).latent
     fit = LatentFit(model.module, crystals, latent, RefineOptions())
     assert fit.fields_right().tolist() == [True]

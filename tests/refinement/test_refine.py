@@ -21,7 +21,6 @@ from nesf.refinement.refine import (
     RefineOptions,
     iter_refined,
     join_refined,
-    refine_latents,
 )
 
 
@@ -35,7 +34,9 @@ def test_what_decodes_to_its_crystal_is_left_alone(
 ) -> None:
     monkeypatch.setattr(LatentFit, "fields_right", right_fields())
     latent = model.encode(crystals)
-    refined = refine_latents(model, crystals, latent, lambda _: exactly(crystals), QUICK)
+    refined = join_refined(
+        iter_refined(model, crystals, latent, lambda _: exactly(crystals), QUICK)
+    )
     assert torch.equal(refined.latent, latent)
     assert refined.faults.tolist() == refined.steps.tolist() == [0] * len(crystals)
 
@@ -62,7 +63,7 @@ def test_the_fewest_faults_win(
         mask[-1] = crystals.mask[-1]
         return exactly(found.replace(mask=mask))
 
-    refined = refine_latents(model, crystals, latent, decode, AT_THE_END)
+    refined = join_refined(iter_refined(model, crystals, latent, decode, AT_THE_END))
     several = crystals.num_atoms > 1
     assert several[:-1].any()
     assert refined.faults[-1] == 0  # all was well with the last one
@@ -111,7 +112,7 @@ def test_only_fields_that_are_right_are_decoded(model: NeSF, crystals: CrystalBa
         sizes.append(len(z))
         return model.decode(z)
 
-    refine_latents(model, crystals, model.encode(crystals), decode, QUICK)
+    join_refined(iter_refined(model, crystals, model.encode(crystals), decode, QUICK))
     assert sizes == [5, 5]
 
 
@@ -161,7 +162,9 @@ def test_a_latent_that_was_lost_is_found_again() -> None:
 
     def refined(steps: int):
         options = RefineOptions(steps=steps)
-        return refine_latents(model.module, crystals, lost, model.decode_crystals, options)
+        return join_refined(
+            iter_refined(model.module, crystals, lost, model.decode_crystals, options)
+        )
 
     assert refined(0).faults > 0
     found = refined(60)
